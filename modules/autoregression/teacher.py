@@ -1,0 +1,73 @@
+"""Latent to inputs and targets: the pyramid walked with the true bits, some of them flipped (paper Eq. 6 and 8)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from modules.autoregression.corruption import BitCorruption
+from modules.geometry import Pyramid
+from modules.tokenizer.bsq import to_bits, to_codes
+from modules.tokenizer.pyramid import down, walk
+
+
+class Lesson(NamedTuple):
+    """One training example: ``inputs`` ``(B, L, d)`` contexts and ``targets`` ``(B, L, d)`` bool bits of every token."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@torch.no_grad()
+def teach(latent: Tensor, corruption: BitCorruption) -> Lesson:
+    """Teacher forcing with self-correction.
+
+    The context of a scale is built from the *flipped* bits of the scales before it, and its target is the quantised residual with
+    respect to that flipped sum; so the targets already contain the repair of earlier errors. The first scale of a later frame sees the
+    flipped, complete feature of the frame before it, which is how an error crosses frames. Targets are never flipped themselves.
+
+    Args:
+        latent: ``(B, d, t, h, w)`` continuous encoder output.
+        corruption: Draws and flips; with ratios 0 it changes nothing.
+
+    Returns:
+        Inputs and targets in the order of :class:`modules.geometry.Layout`.
+    """
+    clips, _, times, height, width = latent.shape
+    pyramid = Pyramid.of(height, width)
+    frames = rearrange(latent.float(), "b d t h w -> (b t) d h w")
+    ratios = corruption.draw_ratios(clips, times, pyramid.scales, latent.device).flatten(0, 1)
+    contexts, targets = [], []
+
+    def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
+        bits = to_bits(down(frames - partial, pyramid.sizes[scale]))
+        contexts.append(context)
+        targets.append(bits)
+        return to_codes(corruption.flip(bits, ratios[:, scale]))
+
+    complete = walk(pyramid, choose, torch.zeros_like(frames))
+    contexts[0] = opening_contexts(rearrange(complete, "(b t) d h w -> b t d h w", b=clips), pyramid)
+    return Lesson(pack(contexts, clips), pack(targets, clips))
+
+
+def opening_contexts(complete: Tensor, pyramid: Pyramid) -> Tensor:
+    """Context of every frame's first scale: the complete feature of the frame before it, zeros for frame 0.
+
+    Args:
+        complete: ``(B, t, d, h, w)`` sums of all scales.
+        pyramid: The scales.
+
+    Returns:
+        ``(B * t, d, h_1, w_1)``.
+    """
+    before = torch.cat([torch.zeros_like(complete[:, :1]), complete[:, :-1]], dim=1)
+    return down(before.flatten(0, 1), pyramid.sizes[0])
+
+
+def pack(scales: list[Tensor], clips: int) -> Tensor:
+    """``(B * t, d, h_k, w_k)`` of every scale to one sequence ``(B, L, d)``: frames, then scales, then rows and columns."""
+    tokens = torch.cat([rearrange(scale, "n d h w -> n (h w) d") for scale in scales], dim=1)
+    return rearrange(tokens, "(b t) n d -> b (t n) d", b=clips)

@@ -1,0 +1,36 @@
+"""The contracts between the data modules and the models: a batch of clips to learn from, a batch of clips to make."""
+
+from typing import NotRequired, TypedDict
+
+from torch import Tensor
+
+
+class VideoBatch(TypedDict):
+    """What every training, validation and test data loader yields.
+
+    ``video`` is ``(B, 3, T, H, W)`` uint8, 0..255, RGB; ``label`` is ``(B,)`` int64, -1 where a clip has no class; ``caption`` holds one
+    text per clip ("" where there is none); ``index`` is ``(B,)`` int64, the clip's number in its data set.
+    """
+
+    video: Tensor
+    label: Tensor
+    caption: list[str]
+    index: Tensor
+
+
+class Requests(TypedDict):
+    """What a predict data loader yields: clips to generate, all of one length.
+
+    ``condition`` holds a class name or a text per clip; ``seed`` a seed per clip; ``name`` a file stem per clip; ``frames`` the number
+    of video frames to make, those of the prefix included; ``height``, ``width`` (pixels) and ``fps`` the size of the result.
+    ``prefix`` is ``(B, 3, P, H, W)`` uint8: frames to continue from.
+    """
+
+    condition: list[str]
+    seed: list[int]
+    name: list[str]
+    frames: int
+    height: int
+    width: int
+    fps: float
+    prefix: NotRequired[Tensor]

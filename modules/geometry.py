@@ -1,0 +1,151 @@
+"""Sizes and places: what a clip measures, how a latent frame is split into scales, where each token sits.
+
+Everything here is a frozen value derived from ``(frames, height, width)``; nothing is learned and nothing is configured twice.
+
+Axes, everywhere in the project: ``B`` clips, ``T`` video frames, ``H, W`` pixels, ``t`` latent frames, ``h, w`` latent rows and
+columns, ``d`` bits per token, ``L`` tokens, ``C`` transformer width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+# The schedules that Infinity published for square and 4:7 grids (paper.md section 1). The 8 x 8 schedule is our decision: the paper's
+# 30 steps for 5 latent frames mean 6 scales, which no published table has.
+PUBLISHED_SCHEDULES: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
+    (8, 8): tuple((side, side) for side in (1, 2, 3, 4, 6, 8)),
+    (16, 16): tuple((side, side) for side in (1, 2, 4, 6, 8, 12, 16)),
+    (32, 32): tuple((side, side) for side in (1, 2, 4, 6, 8, 12, 16, 20, 24, 32)),
+    (24, 42): ((1, 1), (2, 2), (3, 3), (4, 7), (6, 11), (8, 14), (12, 21), (16, 28), (20, 35), (24, 42)),
+}
+
+# Longer sides of the scales below the full grid, for a grid without a published schedule.
+LONG_SIDES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What one training or generated clip measures. A picture is a clip of one frame.
+
+    Args:
+        frames: Number of video frames, 1 for pictures.
+        height: Height in pixels.
+        width: Width in pixels.
+        fps: Frames per second at which videos are sampled and written.
+    """
+
+    frames: int = 17
+    height: int = 32
+    width: int = 32
+    fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "height", "width", "fps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"clip.{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """The scales of one latent frame, coarse to fine; the last one is the latent grid itself (paper 4.1).
+
+    Args:
+        sizes: ``(h_k, w_k)`` of every scale.
+
+    Raises:
+        ValueError: If there is no scale, a side is below 1 or a later scale is smaller than an earlier one.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise ValueError("a pyramid needs at least one scale")
+        for (height, width), (next_height, next_width) in zip(self.sizes, self.sizes[1:], strict=False):
+            if next_height < height or next_width < width or (height, width) == (next_height, next_width):
+                raise ValueError(f"scales must grow: ({height}, {width}) is followed by ({next_height}, {next_width})")
+        if min(self.sizes[0]) < 1:
+            raise ValueError(f"a scale has at least one row and one column, got {self.sizes[0]}")
+
+    @classmethod
+    @lru_cache
+    def of(cls, height: int, width: int) -> Pyramid:
+        """The schedule of a latent grid: Infinity's published one where there is one, else our rule.
+
+        The rule (our decision): the longer side takes 1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, ... as long as it is below the grid's
+        longer side, then the grid itself; the shorter side follows in proportion, rounded, at least 1.
+        """
+        if height < 1 or width < 1:
+            raise ValueError(f"a latent grid has at least one row and one column, got {height} x {width}")
+        if (height, width) in PUBLISHED_SCHEDULES:
+            return cls(PUBLISHED_SCHEDULES[height, width])
+        if (width, height) in PUBLISHED_SCHEDULES:
+            return cls(tuple((rows, columns) for columns, rows in PUBLISHED_SCHEDULES[width, height]))
+        longer = max(height, width)
+        sides = [side for side in LONG_SIDES if side < longer]
+        sizes = [(max(1, round(side * height / longer)), max(1, round(side * width / longer))) for side in sides]
+        return cls((*sizes, (height, width)))
+
+    @property
+    def height(self) -> int:
+        return self.sizes[-1][0]
+
+    @property
+    def width(self) -> int:
+        return self.sizes[-1][1]
+
+    @property
+    def scales(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def areas(self) -> tuple[int, ...]:
+        """Tokens of every scale."""
+        return tuple(height * width for height, width in self.sizes)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one latent frame over all scales."""
+        return sum(self.areas)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Frame, scale, row and column of every token of a video: frames in order, scales coarse to fine, rows, columns.
+
+    Args:
+        pyramid: The scales of one latent frame.
+        frames: Number of latent frames.
+    """
+
+    pyramid: Pyramid
+    frames: int
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ValueError(f"a layout needs at least one latent frame, got {self.frames}")
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.pyramid.tokens
+
+    def places(self) -> Tensor:
+        """``(L, 4)`` int64: frame, scale, row and column of every token."""
+        one_frame = torch.cat([_grid(scale, *size) for scale, size in enumerate(self.pyramid.sizes)])
+        frames = torch.arange(self.frames).repeat_interleave(len(one_frame))
+        return torch.cat([frames[:, None], one_frame.repeat(self.frames, 1)], dim=1)
+
+    def block(self, frame: int, scale: int) -> slice:
+        """Where the tokens of scale ``scale`` of frame ``frame`` stand in the sequence."""
+        start = frame * self.pyramid.tokens + sum(self.pyramid.areas[:scale])
+        return slice(start, start + self.pyramid.areas[scale])
+
+
+def _grid(scale: int, height: int, width: int) -> Tensor:
+    """``(height * width, 3)``: scale, row and column of the tokens of one scale."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.full_like(rows, scale), rows, columns], dim=-1).flatten(0, 1)

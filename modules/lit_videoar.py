@@ -1,0 +1,172 @@
+"""Training, testing and sampling of the autoregressive model; every stage of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from modules.autoregression import BitCorruption, Extension, Generation, LatentMemory, Sampler, bit_loss, teach
+from modules.batch import Requests, VideoBatch
+from modules.geometry import Clip, Layout
+from modules.metrics import BitScores, FrameQuality
+from modules.optim import WarmupCosine, decay_groups
+from modules.pixels import to_uint8, to_unit
+from modules.tokenizer import VideoTokenizer
+from modules.transformer import RandomFrameMask, VideoARTransformer
+
+
+class LitVideoAR(LightningModule):
+    """Trains a transformer over the bits of a frozen tokenizer (paper 4.2).
+
+    A stage differs from the one before in its data (resolution, duration) and schedule only; ``--init_from`` joins them.
+
+    Args:
+        tokenizer: The trained tokenizer; its weights come with ``--init_from``.
+        transformer: Called with the number of bits per token.
+        condition_dropout: Share of clips trained without their condition, for guidance.
+        corruption: Flips bits in training; the callbacks FlipRatioSchedule and ErrorInheritance set its ratios.
+        frame_mask: Hides past frames at random in training; none if not given.
+        sampler: How bits are drawn when generating.
+        extension: How videos grow beyond the trained length.
+        memory: Keeps latents of data that never change.
+        optimizer: Called with the parameter groups.
+        warmup_steps: Steps until the peak learning rate; after it a cosine runs to zero at ``trainer.max_steps``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: VideoTokenizer,
+        transformer: Callable[[int], VideoARTransformer],
+        condition_dropout: float = 0.1,
+        corruption: BitCorruption | None = None,
+        frame_mask: RandomFrameMask | None = None,
+        sampler: Sampler | None = None,
+        extension: Extension = Extension(),  # noqa: B008
+        memory: LatentMemory | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= condition_dropout < 1.0:
+            raise ValueError(f"condition_dropout must be within 0 and 1, got {condition_dropout}")
+        self.tokenizer = tokenizer.requires_grad_(False)
+        self.transformer = transformer(tokenizer.bits)
+        self.condition_dropout = condition_dropout
+        self.corruption, self.frame_mask = corruption or BitCorruption(), frame_mask
+        self.memory = memory or LatentMemory()
+        self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), extension)
+        self.optimizer, self.warmup_steps = optimizer, warmup_steps
+        self.weights_source: str | None = None
+
+    def setup(self, stage: str) -> None:
+        """Check the data against the model, and learn what classes or words are called, before anything is read."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "predict":
+            return
+        self.layout = self.tokenizer.layout(data.clip)
+        self.transformer.condition.learn_names(data.class_names, data.captions)
+        self.scores, self.quality = BitScores(self.layout, self.tokenizer.bits), FrameQuality()
+        if self.weights_source is None and self.trainer.ckpt_path is None:
+            rank_zero_warn("neither --init_from nor --ckpt_path was given: the tokenizer's weights are random")
+
+    def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
+        lesson = teach(self.encode(batch), self.corruption)
+        ids = self._dropped(self.transformer.condition.of_batch(batch["label"], batch["caption"]))
+        logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)))
+        loss = bit_loss(logits, lesson.targets)
+        accuracy = ((logits > 0) == lesson.targets).float().mean()
+        self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: VideoBatch, batch_index: int) -> None:
+        self._score(batch, "val")
+
+    def test_step(self, batch: VideoBatch, batch_index: int) -> dict[str, Any]:
+        """Score the true bits, then generate a clip for every clip's condition; returns ``videos`` for the report, uint8."""
+        self._score(batch, "test")
+        videos = self.preview(batch)
+        self.quality.update(videos["reconstructed"], videos["real"])
+        self.log_dict({f"test/{name}": metric for name, metric in self.quality.items()})
+        return {"videos": videos}
+
+    def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:
+        """Make the clips asked for: ``video`` ``(B, 3, frames, height, width)`` uint8."""
+        ids = self.transformer.condition.of_texts(batch["condition"]).to(self.device)
+        prefix = to_unit(batch["prefix"]) if "prefix" in batch else None
+        clip = Clip(batch["frames"], batch["height"], batch["width"], batch["fps"])
+        return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix))}
+
+    def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
+        """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8."""
+        video = batch["video"]
+        ids = self.transformer.condition.of_batch(batch["label"], batch["caption"])
+        return {
+            "real": video,
+            "reconstructed": to_uint8(self.tokenizer(to_unit(video)).video),
+            "generated": to_uint8(self.generate(ids, Clip(*video.shape[2:]), batch["index"].tolist())),
+        }
+
+    @torch.no_grad()
+    def encode(self, batch: VideoBatch) -> Tensor:
+        """Continuous latents ``(B, d, t, h, w)`` of a batch; in float32, since half precision would change bits."""
+        def encode(video: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, enabled=False):
+                return self.tokenizer.encode(to_unit(video))
+
+        if not self.training:
+            return encode(batch["video"])
+        return self.memory.fetch(batch["index"], batch["video"], encode)
+
+    def sampling_settings(self) -> dict[str, Any]:
+        """How videos are made, as plain values for manifests and reports."""
+        sampler = self.generate.sampler
+        return {
+            "guidance": asdict(sampler.guidance),
+            "temperature": sampler.temperature,
+            "top_p": sampler.top_p,
+            "extension": asdict(self.generate.extension),
+        }
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(decay_groups(self.transformer))
+        scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _dropped(self, ids: Tensor) -> Tensor:
+        """Ids with some clips' conditions replaced by "no condition"."""
+        drop = torch.rand(len(ids), 1, device=ids.device) < self.condition_dropout
+        return torch.where(drop, -1, ids)
+
+    def _kept_frames(self, clips: int) -> Tensor | None:
+        return None if self.frame_mask is None else self.frame_mask.draw(clips, self.layout.frames, self.device)
+
+    @torch.no_grad()
+    def _score(self, batch: VideoBatch, stage: str) -> None:
+        """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
+        lesson = teach(self.encode(batch), BitCorruption())
+        ids = self.transformer.condition.of_batch(batch["label"], batch["caption"])
+        logits = self.transformer(lesson.inputs, self.layout, ids)
+        self.scores.update(logits, lesson.targets)
+        self.log(f"{stage}/loss", bit_loss(logits, lesson.targets), batch_size=len(ids), prog_bar=True, sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        scores = self.scores.compute()
+        self.scores.reset()
+        self.log(f"{stage}/bit_accuracy", scores["mean_accuracy"], prog_bar=True)
+        self.log(f"{stage}/bit_accuracy_of_majority", scores["mean_majority"])
+        for name in ("accuracy", "majority"):
+            for frame, row in enumerate(scores[name]):
+                self.log_dict({f"{stage}/{name}/frame{frame}_scale{scale}": value for scale, value in enumerate(row)})

@@ -1,0 +1,49 @@
+"""How well bits are predicted, beside the trivial guess."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from modules.geometry import Layout
+
+
+class BitScores(Metric):
+    """Bit accuracy and the accuracy of always guessing each bit's more frequent value, per latent frame and scale.
+
+    Args:
+        layout: Place of every token.
+        bits: Bits per token ``d``.
+    """
+
+    full_state_update = False
+
+    def __init__(self, layout: Layout, bits: int) -> None:
+        super().__init__()
+        self.layout = layout
+        for name in ("right", "ones"):
+            self.add_state(name, torch.zeros(layout.tokens, bits, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("clips", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count ``(B, L, d)`` logits against bool targets."""
+        self.right += ((logits > 0) == targets).sum(dim=0)
+        self.ones += targets.sum(dim=0)
+        self.clips += len(targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``accuracy`` and ``majority``, each ``(t, K)``, and their means over all bits."""
+        share = self.ones / self.clips
+        accuracy, majority = self.right / self.clips, torch.maximum(share, 1 - share)
+        return {
+            "accuracy": self._by_block(accuracy),
+            "majority": self._by_block(majority),
+            "mean_accuracy": accuracy.mean(),
+            "mean_majority": majority.mean(),
+        }
+
+    def _by_block(self, values: Tensor) -> Tensor:
+        per_token = values.mean(dim=1).view(self.layout.frames, -1)
+        blocks = per_token.split(list(self.layout.pyramid.areas), dim=1)
+        return torch.stack([block.mean(dim=1) for block in blocks], dim=1).float()

@@ -1,0 +1,45 @@
+"""Latent to video: the causal 3D convolutional decoder (paper 4.1)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from modules.tokenizer.architecture import Architecture
+from modules.tokenizer.causal_conv import CausalConv3d
+from modules.tokenizer.layers import FrameNorm, Level, Middle, Upsample
+
+
+class DecoderLevel(Level):
+    """A level that ends in an up-sampling, except the finest."""
+
+    def __init__(self, shape: Architecture, level: int) -> None:
+        widths, kernel = shape.widths, shape.temporal_kernel
+        super().__init__(widths[min(level + 1, shape.levels - 1)], widths[level], shape.blocks + 1, kernel)
+        self.upsample = nn.Identity() if level == 0 else Upsample(widths[level], kernel, shape.halves_time(level - 1))
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.upsample(super().forward(video))
+
+
+class Decoder(nn.Module):
+    """``(B, d, t, h, w)`` to video ``(B, 3, 1+(t-1)*tau, h*f, w*f)``, not clamped."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.patch = shape.patch
+        deepest, kernel = shape.widths[-1], shape.temporal_kernel
+        self.conv_in = CausalConv3d(shape.bits, deepest, temporal_kernel=kernel)
+        self.mid = Middle(deepest, kernel)
+        # Stored finest first, run deepest first: the order of the published files.
+        self.up = nn.ModuleList(DecoderLevel(shape, level) for level in range(shape.levels))
+        self.norm_out = FrameNorm(shape.widths[0])
+        self.conv_out = CausalConv3d(shape.widths[0], shape.pixel_channels, temporal_kernel=kernel)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        hidden = self.mid(self.conv_in(latent))
+        for level in reversed(self.up):
+            hidden = level(hidden)
+        patches = self.conv_out(F.silu(self.norm_out(hidden)))
+        return rearrange(patches, "b (c p q) t h w -> b c t (h p) (w q)", p=self.patch, q=self.patch)

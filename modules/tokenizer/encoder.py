@@ -1,0 +1,46 @@
+"""Video to latent: the causal 3D convolutional encoder (paper 4.1)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from modules.tokenizer.architecture import Architecture
+from modules.tokenizer.causal_conv import CausalConv3d
+from modules.tokenizer.layers import Downsample, FrameNorm, Level, Middle
+
+
+class EncoderLevel(Level):
+    """A level that ends in a down-sampling, except the last."""
+
+    def __init__(self, shape: Architecture, level: int) -> None:
+        widths, kernel = shape.widths, shape.temporal_kernel
+        super().__init__(widths[max(level - 1, 0)], widths[level], shape.blocks, kernel)
+        last = level == shape.levels - 1
+        self.downsample = nn.Identity() if last else Downsample(widths[level], kernel, shape.halves_time(level))
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.downsample(super().forward(video))
+
+
+class Encoder(nn.Module):
+    """``(B, 3, 1+T, H, W)`` in [-1, 1] to an unbounded latent ``(B, d, 1+T/tau, H/f, W/f)``."""
+
+    def __init__(self, shape: Architecture) -> None:
+        super().__init__()
+        self.patch = shape.patch
+        deepest, kernel = shape.widths[-1], shape.temporal_kernel
+        self.conv_in = CausalConv3d(shape.pixel_channels, shape.widths[0], temporal_kernel=kernel)
+        self.down = nn.ModuleList(EncoderLevel(shape, level) for level in range(shape.levels))
+        self.mid = Middle(deepest, kernel)
+        self.norm_out = FrameNorm(deepest)
+        self.conv_out = CausalConv3d(deepest, shape.bits, temporal_kernel=kernel)
+
+    def forward(self, video: Tensor) -> Tensor:
+        patches = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=self.patch, q=self.patch)
+        hidden = self.conv_in(patches)
+        for level in self.down:
+            hidden = level(hidden)
+        hidden = self.mid(hidden)
+        return self.conv_out(F.silu(self.norm_out(hidden)))

@@ -1,0 +1,103 @@
+"""The building blocks of the tokenizer's encoder and decoder, laid out and named as in Infinity's image tokenizer."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from modules.tokenizer.causal_conv import CausalConv3d
+
+
+class FrameNorm(nn.Module):
+    """Group normalisation of every frame by itself: no statistic crosses time, so the network stays causal.
+
+    Args:
+        channels: Divisible by 32 (then 32 groups) or by 24 (then 24 groups).
+
+    Raises:
+        ValueError: If ``channels`` is divisible by neither.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        groups = next((count for count in (32, 24) if channels % count == 0), None)
+        if groups is None:
+            raise ValueError(f"tokenizer channels must be divisible by 32 or 24, got {channels}")
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """``(B, C, T, H, W)`` to the same shape."""
+        images = self.norm(rearrange(video, "b c t h w -> (b t) c h w"))
+        return rearrange(images, "(b t) c h w -> b c t h w", t=video.shape[2])
+
+
+class ResidualBlock(nn.Module):
+    """Norm, swish, convolution, twice, beside a skip that is a 1 x 1 convolution where channels change."""
+
+    def __init__(self, channels_in: int, channels_out: int, temporal_kernel: int) -> None:
+        super().__init__()
+        self.norm1 = FrameNorm(channels_in)
+        self.conv1 = CausalConv3d(channels_in, channels_out, temporal_kernel=temporal_kernel)
+        self.norm2 = FrameNorm(channels_out)
+        self.conv2 = CausalConv3d(channels_out, channels_out, temporal_kernel=temporal_kernel)
+        self.nin_shortcut = CausalConv3d(channels_in, channels_out, kernel=1) if channels_in != channels_out else nn.Identity()
+
+    def forward(self, video: Tensor) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(video)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        return self.nin_shortcut(video) + hidden
+
+
+class Downsample(nn.Module):
+    """Half the rows and columns, and half the frames where ``temporal``: ``1 + 2n`` frames become ``1 + n``."""
+
+    def __init__(self, channels: int, temporal_kernel: int, temporal: bool) -> None:
+        super().__init__()
+        time_stride = 2 if temporal else 1
+        self.conv = CausalConv3d(channels, channels, temporal_kernel=temporal_kernel, stride=2, temporal_stride=time_stride)
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.conv(video)
+
+
+class Upsample(nn.Module):
+    """Twice the rows and columns, and where ``temporal`` also the frames: ``1 + n`` become ``1 + 2n``.
+
+    Every latent frame is repeated and one padding frame less is put in front, so the first frame stays single.
+    """
+
+    def __init__(self, channels: int, temporal_kernel: int, temporal: bool) -> None:
+        super().__init__()
+        self.factors = (2.0 if temporal else 1.0, 2.0, 2.0)
+        before = temporal_kernel - 2 if temporal else temporal_kernel - 1
+        self.conv = CausalConv3d(channels, channels, temporal_kernel=temporal_kernel, temporal_padding=before)
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.conv(F.interpolate(video, scale_factor=self.factors, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, and the change to the next one if there is any."""
+
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, temporal_kernel: int) -> None:
+        super().__init__()
+        widths = [channels_in] + [channels_out] * blocks
+        self.block = nn.ModuleList(ResidualBlock(a, b, temporal_kernel) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, video: Tensor) -> Tensor:
+        for block in self.block:
+            video = block(video)
+        return video
+
+
+class Middle(nn.Module):
+    """Two residual blocks at the latent resolution; the published tokenizer has no attention there."""
+
+    def __init__(self, channels: int, temporal_kernel: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels, temporal_kernel)
+        self.block_2 = ResidualBlock(channels, channels, temporal_kernel)
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.block_2(self.block_1(video))

@@ -1,0 +1,47 @@
+"""What the tokenizer is trained for (paper 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.tokenizer.tokenizer import Reconstruction
+
+
+@dataclass(frozen=True)
+class TokenizerLoss:
+    """Weighted sum of reconstruction and quantiser terms.
+
+    Args:
+        absolute: Weight of the mean absolute pixel error.
+        squared: Weight of the mean squared pixel error; small models leave the plateau of flat pictures sooner with it.
+        commitment: Weight of the commitment loss, mean over scales (published recipe: 1).
+        entropy: Weight of the entropy penalty, mean over scales (published recipe: 0.4).
+        residual: Weight of what the last scale leaves over, the mean squared distance of the latent from its quantised sum. It bounds
+            the latent (our decision: without it the encoder's output grows until all scales code the same sign).
+    """
+
+    absolute: float = 1.0
+    squared: float = 0.0
+    commitment: float = 1.0
+    entropy: float = 0.4
+    residual: float = 0.0
+
+    def __call__(self, result: Reconstruction, video: Tensor) -> dict[str, Tensor]:
+        """Every term, unweighted, and their weighted sum as ``loss``.
+
+        Args:
+            result: The tokenizer's output for ``video``.
+            video: ``(B, 3, T, H, W)`` in [-1, 1].
+        """
+        quantized = result.quantized
+        terms = {
+            "absolute": F.l1_loss(result.video.float(), video),
+            "squared": F.mse_loss(result.video.float(), video),
+            "commitment": quantized.commitment,
+            "entropy": quantized.entropy,
+            "residual": F.mse_loss(result.latent.float(), quantized.latent.detach()),
+        }
+        return {"loss": sum(getattr(self, name) * term for name, term in terms.items()), **terms}

@@ -1,0 +1,7 @@
+"""Tokens to bit logits (paper 4.2)."""
+
+from modules.transformer.condition import ClassCondition, Condition, TextCondition
+from modules.transformer.masks import RandomFrameMask
+from modules.transformer.transformer import VideoARTransformer
+
+__all__ = ["ClassCondition", "Condition", "RandomFrameMask", "TextCondition", "VideoARTransformer"]

@@ -1,0 +1,179 @@
+"""What a video shall show: a class or a text, as a few tokens before the video and a vector for the adaptive norms."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Prompt(NamedTuple):
+    """A condition inside the network: ``tokens`` ``(B, P, C)`` and their mean ``pooled`` ``(B, C)``."""
+
+    tokens: Tensor
+    pooled: Tensor
+
+
+class Condition(nn.Module):
+    """Learned embeddings of token ids, with a learned "no condition" for guidance.
+
+    The names that the ids stand for (classes or words) are stored with the weights, so a checkpoint is complete by itself.
+
+    Args:
+        width: Width of the transformer.
+        rows: Number of embeddings.
+        length: Condition tokens per clip, ``P``.
+    """
+
+    def __init__(self, width: int, rows: int, length: int) -> None:
+        super().__init__()
+        self.length = length
+        self.names: list[str] = []
+        self.embedding = nn.Embedding(rows, width)
+        self.null = nn.Parameter(torch.randn(length, width) * 0.02)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def forward(self, ids: Tensor) -> Prompt:
+        """``(B, P)`` ids, -1 in a row's first place for "no condition"."""
+        absent = ids[:, :1, None] < 0
+        tokens = torch.where(absent, self.null.expand(len(ids), -1, -1), self.embedding(ids.clamp(min=0)))
+        return Prompt(tokens, tokens.mean(dim=1))
+
+    def nothing(self, clips: int, device: torch.device) -> Tensor:
+        """Ids ``(clips, P)`` of "no condition"."""
+        return torch.full((clips, self.length), -1, device=device)
+
+    def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
+        """Take over what the training data call things; called before training, does nothing if that is known already."""
+        raise NotImplementedError
+
+    def of_batch(self, labels: Tensor, captions: Sequence[str]) -> Tensor:
+        """Ids ``(B, P)`` of a training batch."""
+        raise NotImplementedError
+
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        """Ids ``(B, P)`` of what a user typed."""
+        raise NotImplementedError
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(json.dumps(self.names).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.names = json.loads(bytes(state.tolist()).decode())
+
+
+class ClassCondition(Condition):
+    """One class per clip.
+
+    Args:
+        width: Width of the transformer (given by it).
+        factors: Number of classes; or, for classes that are products of attributes (digit x direction), the number of values of each,
+            the last running fastest in the class number. Every attribute then gets a token of its own.
+    """
+
+    def __init__(self, width: int, factors: tuple[int, ...] = (101,)) -> None:
+        super().__init__(width, rows=sum(factors), length=len(factors))
+        self.factors = tuple(factors)
+
+    @property
+    def classes(self) -> int:
+        return math.prod(self.factors)
+
+    def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
+        """
+        Raises:
+            ValueError: If the number of classes differs, or the weights were trained with other names.
+        """
+        if len(names) != self.classes:
+            raise ValueError(f"the data have {len(names)} classes, the model's condition.factors {list(self.factors)} give {self.classes}")
+        if self.names and list(names) != self.names:
+            other = next((old, new) for old, new in zip(self.names, names, strict=True) if old != new)
+            raise ValueError(f"the weights know class {other[0]!r} where the data have {other[1]!r}: other classes in another order")
+        self.names = list(names)
+
+    def of_batch(self, labels: Tensor, captions: Sequence[str]) -> Tensor:
+        """
+        Raises:
+            ValueError: If a label is not one of the classes.
+        """
+        if labels.max() >= self.classes:
+            raise ValueError(f"label {int(labels.max())} does not exist: the model has {self.classes} classes")
+        ids, rest = [], labels.clamp(min=0)
+        for factor, offset in zip(reversed(self.factors), reversed(self._offsets()), strict=True):
+            ids.append(rest % factor + offset)
+            rest = rest // factor
+        return torch.stack(ids[::-1], dim=1).where(labels[:, None] >= 0, -1)
+
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        """
+        Raises:
+            ValueError: If a text is not a class name.
+        """
+        for text in texts:
+            if text not in self.names:
+                close = difflib.get_close_matches(text, self.names, n=3) or self.names[:3]
+                raise ValueError(f"unknown class {text!r}; the model knows {len(self.names)} classes, such as {', '.join(close)}")
+        return self.of_batch(torch.tensor([self.names.index(text) for text in texts]), texts)
+
+    def _offsets(self) -> list[int]:
+        return [sum(self.factors[:place]) for place in range(len(self.factors))]
+
+
+class TextCondition(Condition):
+    """A text per clip as words with learned embeddings, filled up to a fixed length (our decision).
+
+    Args:
+        width: Width of the transformer (given by it).
+        vocabulary: Most words to keep, the most frequent ones of the training captions.
+        length: Words per text; longer texts are cut with a warning.
+    """
+
+    PADDING, UNKNOWN = 0, 1
+
+    def __init__(self, width: int, vocabulary: int = 4096, length: int = 16) -> None:
+        super().__init__(width, rows=vocabulary + 2, length=length)
+        self.vocabulary = vocabulary
+
+    def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
+        """Keeps the vocabulary of the weights and adds the words of ``captions`` that are new, while there is room.
+
+        Raises:
+            ValueError: If there is not one word to learn.
+        """
+        counts = Counter(word for caption in captions for word in words(caption))
+        if not counts and not self.names:
+            raise ValueError("the data have no captions: a text condition has nothing to learn from")
+        known = set(self.names)
+        new = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if word not in known]
+        self.names = (self.names + new)[: self.vocabulary]
+
+    def of_batch(self, labels: Tensor, captions: Sequence[str]) -> Tensor:
+        return self._ids(captions).to(labels.device)
+
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        unknown = sorted({word for text in texts for word in words(text)} - set(self.names))
+        if unknown:
+            warnings.warn(f"words the model was not trained with: {', '.join(unknown)}", stacklevel=2)
+        return self._ids(texts)
+
+    def _ids(self, texts: Sequence[str]) -> Tensor:
+        numbers = {word: place + 2 for place, word in enumerate(self.names)}
+        rows = [[numbers.get(word, self.UNKNOWN) for word in words(text)] for text in texts]
+        longest = max(rows, key=len, default=[])
+        if len(longest) > self.length:
+            warnings.warn(f"a text of {len(longest)} words was cut to {self.length}", stacklevel=3)
+        rows = [row[: self.length] or [-1] for row in rows]
+        return torch.tensor([row + [self.PADDING] * (self.length - len(row)) for row in rows])
+
+
+def words(text: str) -> list[str]:
+    """The words and signs of a text, in lower case."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())

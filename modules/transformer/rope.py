@@ -1,0 +1,62 @@
+"""Multi-scale temporal rotary positions (paper 4.2, Eq. 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class MultiScaleTemporalRope:
+    """Rotary factors of tokens that sit at a time, a row and a column; computed for the positions asked for, without a table.
+
+    Args:
+        head_dim: Width of an attention head.
+        shares: How the rotated pairs are divided among time, rows and columns (our decision; the paper gives no numbers).
+        base: Base of the geometric frequencies.
+
+    Raises:
+        ValueError: If the head is odd or too narrow to give each axis a pair.
+    """
+
+    def __init__(self, head_dim: int, shares: tuple[float, float, float] = (0.25, 0.375, 0.375), base: float = 10000.0) -> None:
+        pairs = head_dim // 2
+        rows, columns = int(pairs * shares[1]), int(pairs * shares[2])
+        sections = (pairs - rows - columns, rows, columns)
+        if head_dim % 2 or min(sections) < 1:
+            raise ValueError(f"head width {head_dim} cannot be split into rotary pairs for time, rows and columns: got {sections}")
+        self.frequencies = [base ** -(torch.arange(count) / count) for count in sections]
+
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """``(L, 3)`` time, row, column to cosines and sines ``(L, head_dim / 2)``, float32."""
+        angles = [
+            positions[:, axis, None].float() * frequency.to(positions.device) for axis, frequency in enumerate(self.frequencies)
+        ]
+        angle = torch.cat(angles, dim=-1)
+        return angle.cos(), angle.sin()
+
+
+def token_positions(places: Tensor, prompt_length: int) -> Tensor:
+    """Where video tokens sit (paper Eq. 7): ``(t + P, row + P, column + P)`` with ``P`` condition tokens before the video.
+
+    Rows and columns are the raw indices on each scale's own grid and repeat in every frame.
+
+    Args:
+        places: ``(L, 4)`` frame, scale, row, column.
+        prompt_length: Number of condition tokens ``P``.
+
+    Returns:
+        ``(L, 3)``.
+    """
+    return places[:, [0, 2, 3]] + prompt_length
+
+
+def prompt_positions(prompt_length: int, device: torch.device) -> Tensor:
+    """Condition token ``i`` sits at ``(i, i, i)``: ``(P, 3)``."""
+    return torch.arange(prompt_length, device=device)[:, None].expand(-1, 3)
+
+
+def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn the pairs ``(x_i, x_{i + D/2})`` of ``(B, heads, L, D)`` by the given angles, in float32."""
+    first, second = heads.float().chunk(2, dim=-1)
+    turned = torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
+    return turned.type_as(heads)

@@ -1,0 +1,37 @@
+"""Toy models and clips for all tests; torch on one thread, so that small tests neither wait nor wobble."""
+
+import pytest
+import torch
+
+from modules.tokenizer import VideoTokenizer
+from modules.transformer import ClassCondition, VideoARTransformer
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tokenizer() -> VideoTokenizer:
+    """16 x 16 pixels to 4 x 4 tokens of 8 bits, 4 frames per latent frame."""
+    return shaken(VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1, temporal_factor=4)).eval()
+
+
+@pytest.fixture
+def transformer() -> VideoARTransformer:
+    return shaken(make_transformer()).eval()
+
+
+def make_transformer(bits: int = 8, **settings: object) -> VideoARTransformer:
+    return VideoARTransformer(bits, lambda width: ClassCondition(width, (3, 2)), width=48, layers=2, heads=2, **settings)
+
+
+def shaken(module: torch.nn.Module) -> torch.nn.Module:
+    """Every parameter moved away from its start, where zeros and ones would hide mistakes."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return module

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from modules.batch import VideoBatch
-from modules.metrics import BitScores, FrameQuality
+from modules.metrics import FrameQuality
 from modules.optim import WarmupCosine
 from modules.pixels import to_uint8, to_unit
 from modules.tokenizer import Quantized, TokenizerLoss, VideoTokenizer
@@ -27,7 +27,6 @@ class LitTokenizer(LightningModule):
         loss: Weights of the loss terms.
         optimizer: Called with the parameters.
         warmup_steps: Steps until the peak learning rate; after it a cosine runs to zero at ``trainer.max_steps``.
-        gradient_clip: Largest gradient norm.
     """
 
     def __init__(
@@ -52,17 +51,17 @@ class LitTokenizer(LightningModule):
         video = to_unit(batch["video"])
         result = self.tokenizer(video)
         terms = self.loss(result, video)
-        self.log_dict({f"train/{name}": term for name, term in terms.items()}, prog_bar=False)
+        self.log_dict({f"train/{name}": term for name, term in terms.items()})
+        self.log_dict({f"train/{name}": term for name, term in bit_health(result.quantized).items()})
         self.log("loss", terms["loss"], prog_bar=True, logger=False)
-        self.log_dict(bit_health(result.quantized))
         return terms["loss"]
 
     def validation_step(self, batch: VideoBatch, batch_index: int) -> None:
-        self._measure(batch, "val")
+        self._measure(batch)
 
     def test_step(self, batch: VideoBatch, batch_index: int) -> dict[str, Any]:
         """Returns ``videos`` for the report: the clips as they are and reconstructed, uint8."""
-        return {"videos": {"real": batch["video"], "reconstructed": self._measure(batch, "test")}}
+        return {"videos": {"real": batch["video"], "reconstructed": self._measure(batch)}}
 
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Clips before and after the bits, uint8 ``(B, 3, T, H, W)``."""
@@ -78,11 +77,20 @@ class LitTokenizer(LightningModule):
         scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _measure(self, batch: VideoBatch, stage: str) -> Tensor:
+    def on_validation_epoch_end(self) -> None:
+        self._log_quality("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_quality("test")
+
+    def _measure(self, batch: VideoBatch) -> Tensor:
         reconstruction = self.reconstruct(batch["video"])
         self.quality.update(reconstruction, batch["video"])
-        self.log_dict({f"{stage}/{name}": metric for name, metric in self.quality.items()}, prog_bar=True, metric_attribute=None)
         return reconstruction
+
+    def _log_quality(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in self.quality.compute().items()}, prog_bar=True)
+        self.quality.reset()
 
 
 def bit_health(quantized: Quantized) -> dict[str, Tensor]:

@@ -93,7 +93,6 @@ class LitVideoAR(LightningModule):
         self._score(batch, "test")
         videos = self.preview(batch)
         self.quality.update(videos["reconstructed"], videos["real"])
-        self.log_dict({f"test/{name}": metric for name, metric in self.quality.items()})
         return {"videos": videos}
 
     def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:
@@ -161,6 +160,8 @@ class LitVideoAR(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
+        self.log_dict({f"test/{name}": value for name, value in self.quality.compute().items()})
+        self.quality.reset()
 
     def _log_scores(self, stage: str) -> None:
         scores = self.scores.compute()

@@ -16,6 +16,7 @@ class Architecture:
         blocks: Residual blocks per encoder level; the decoder has one more.
         temporal_factor: Video frames per latent frame. 1 is an image tokenizer: every kernel has one temporal slice.
         patch: Pixels folded into channels before the first convolution; 1 is the published network.
+        groups: Norm groups; 0 takes the published rule, 32 or else 24.
 
     Raises:
         ValueError: For a temporal factor that is no power of two or needs more levels than there are.
@@ -27,6 +28,7 @@ class Architecture:
     blocks: int
     temporal_factor: int
     patch: int
+    groups: int
 
     def __post_init__(self) -> None:
         for name in ("bits", "channels", "blocks", "temporal_factor", "patch"):

@@ -16,7 +16,7 @@ class DecoderLevel(Level):
 
     def __init__(self, shape: Architecture, level: int) -> None:
         widths, kernel = shape.widths, shape.temporal_kernel
-        super().__init__(widths[min(level + 1, shape.levels - 1)], widths[level], shape.blocks + 1, kernel)
+        super().__init__(widths[min(level + 1, shape.levels - 1)], widths[level], shape.blocks + 1, shape)
         self.upsample = nn.Identity() if level == 0 else Upsample(widths[level], kernel, shape.halves_time(level - 1))
 
     def forward(self, video: Tensor) -> Tensor:
@@ -31,10 +31,10 @@ class Decoder(nn.Module):
         self.patch = shape.patch
         deepest, kernel = shape.widths[-1], shape.temporal_kernel
         self.conv_in = CausalConv3d(shape.bits, deepest, temporal_kernel=kernel)
-        self.mid = Middle(deepest, kernel)
+        self.mid = Middle(shape)
         # Stored finest first, run deepest first: the order of the published files.
         self.up = nn.ModuleList(DecoderLevel(shape, level) for level in range(shape.levels))
-        self.norm_out = FrameNorm(shape.widths[0])
+        self.norm_out = FrameNorm(shape.widths[0], shape.groups)
         self.conv_out = CausalConv3d(shape.widths[0], shape.pixel_channels, temporal_kernel=kernel)
 
     def forward(self, latent: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class EncoderLevel(Level):
 
     def __init__(self, shape: Architecture, level: int) -> None:
         widths, kernel = shape.widths, shape.temporal_kernel
-        super().__init__(widths[max(level - 1, 0)], widths[level], shape.blocks, kernel)
+        super().__init__(widths[max(level - 1, 0)], widths[level], shape.blocks, shape)
         last = level == shape.levels - 1
         self.downsample = nn.Identity() if last else Downsample(widths[level], kernel, shape.halves_time(level))
 
@@ -33,8 +33,8 @@ class Encoder(nn.Module):
         deepest, kernel = shape.widths[-1], shape.temporal_kernel
         self.conv_in = CausalConv3d(shape.pixel_channels, shape.widths[0], temporal_kernel=kernel)
         self.down = nn.ModuleList(EncoderLevel(shape, level) for level in range(shape.levels))
-        self.mid = Middle(deepest, kernel)
-        self.norm_out = FrameNorm(deepest)
+        self.mid = Middle(shape)
+        self.norm_out = FrameNorm(deepest, shape.groups)
         self.conv_out = CausalConv3d(deepest, shape.bits, temporal_kernel=kernel)
 
     def forward(self, video: Tensor) -> Tensor:

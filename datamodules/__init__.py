@@ -1,0 +1,8 @@
+"""What is seen: sources of clips."""
+
+from datamodules.base import ClipDataModule
+from datamodules.moving_digits import MovingDigits
+from datamodules.prompts import Prompts
+from datamodules.video_folder import VideoFolder
+
+__all__ = ["ClipDataModule", "MovingDigits", "Prompts", "VideoFolder"]

@@ -1,0 +1,148 @@
+"""The clips of a manifest: which rows can give one, and how a row becomes one."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.manifest import Row
+from datamodules.reader import UnreadableVideo, is_picture, probe, read_clip
+from datamodules.transforms import CENTRE, Framing
+from modules.geometry import Clip
+
+logger = logging.getLogger(__name__)
+
+# Opening a file waits for the disc more than it computes.
+THREADS = 8
+
+
+def centre_view(index: int) -> tuple[float, Framing]:
+    """The middle of a clip, in time and on the screen."""
+    return 0.5, CENTRE
+
+
+def random_view(seed: int, flip: bool, index: int) -> tuple[float, Framing]:
+    """Where a training clip starts, 0..1 of the possible times, and what it shows; a pure function of the arguments."""
+    chance = random.Random(f"{seed}/{index}")
+    return chance.random(), Framing.draw(chance, flip)
+
+
+class FolderClips(Dataset):
+    """One split of a manifest.
+
+    A row that turns out unreadable is logged once, and its place is taken by the next row that can be read, with that row's index. All
+    workers of a loader share what they know about unreadable rows.
+
+    Args:
+        rows: Rows that ``usable_rows`` returned.
+        clip: What a clip measures.
+        class_ids: Class id of every label.
+        view: Maps an index to the start of the clip, 0..1 of the possible times, and to what it shows.
+        broken_limit: Largest share of rows that may turn out unreadable.
+
+    Raises:
+        ValueError: If a label has no class id. On access: if more rows than ``broken_limit`` are unreadable.
+    """
+
+    def __init__(
+        self,
+        rows: list[Row],
+        clip: Clip,
+        class_ids: dict[str | int, int],
+        *,
+        view: Callable[[int], tuple[float, Framing]] = centre_view,
+        broken_limit: float = 0.1,
+    ) -> None:
+        self.rows, self.clip, self.class_ids, self.view, self.broken_limit = rows, clip, class_ids, view, broken_limit
+        for row in rows:
+            if row.label is not None and row.label not in class_ids:
+                raise ValueError(f"{row.place}: the training manifest has no label {row.label!r}")
+        self.broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there are the clips 0..{len(self) - 1}, got {index}")
+        for candidate in chain(range(index, len(self)), range(index)):
+            video = None if self.broken[candidate] else self._read(candidate)
+            if video is not None:
+                row = self.rows[candidate]
+                label = -1 if row.label is None else self.class_ids[row.label]
+                return {"video": video, "label": label, "caption": row.caption, "index": candidate}
+        raise ValueError(f"none of the {len(self)} rows can be read")
+
+    def _read(self, index: int) -> Tensor | None:
+        row, (moment, framing) = self.rows[index], self.view(index)
+        try:
+            return read_clip(row.path, self.clip, _start(row, self.clip, moment), framing)
+        except UnreadableVideo as error:
+            logger.warning("%s: left out: %s", row.place, error)
+            self.broken[index] = True
+            _check_share(int(self.broken.sum()), len(self), self.broken_limit, f"{row.place}: {error}")
+        return None
+
+
+def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1) -> list[Row]:
+    """The rows that are long enough for a clip, each with its end; how many are left out and why is logged.
+
+    A file is opened to ask for its length, which takes about a millisecond on a local disc, unless its row has an "end".
+
+    Args:
+        rows: Rows of one manifest.
+        clip: What a clip measures. Pictures are clips of one frame and left out of longer ones.
+        broken_limit: Largest share of rows that may be unreadable.
+
+    Raises:
+        ValueError: If a file is missing, too many are unreadable or no row is left.
+    """
+    for row in rows:
+        if not row.path.is_file():
+            raise ValueError(f"{row.place}: there is no file {row.path}")
+    shown = [row for row in rows if clip.frames == 1 or not is_picture(row.path)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        measured = [row for row in pool.map(_measure, shown) if row is not None]
+    span = (clip.frames - 1) / clip.fps
+    used = [row for row in measured if row.end is None or row.end - row.start > span]
+    pictures, broken, short = len(rows) - len(shown), len(shown) - len(measured), len(measured) - len(used)
+    needed = f"{clip.frames} frames at {clip.fps:g} fps need more than {span:g} s"
+    left_out = f"{pictures} pictures, {broken} unreadable, {short} too short ({needed})"
+    _check_share(broken, len(rows), broken_limit, left_out)
+    if not used:
+        raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on gives a clip: {left_out}")
+    if len(used) < len(rows):
+        rank_zero_info(f"{len(used)} of the {len(rows)} rows from {rows[0].place} on are used; left out: {left_out}")
+    return used
+
+
+def _measure(row: Row) -> Row | None:
+    """The row with its end; a picture has none. None if the file cannot be opened."""
+    if row.end is not None or is_picture(row.path):
+        return row
+    try:
+        return replace(row, end=probe(row.path).seconds)
+    except UnreadableVideo as error:
+        rank_zero_info(f"{row.place}: left out: {error}")
+        return None
+
+
+def _start(row: Row, clip: Clip, moment: float) -> float:
+    """Start of a clip in seconds, ``moment`` 0..1 between the first and the last one that leaves all frames inside."""
+    if row.end is None or is_picture(row.path):
+        return 0.0
+    return row.start + moment * max(0.0, row.end - row.start - clip.frames / clip.fps)
+
+
+def _check_share(broken: int, rows: int, limit: float, details: str) -> None:
+    if broken > limit * rows:
+        raise ValueError(f"{broken} of {rows} rows are unreadable, more than the broken_limit of {limit:g}; {details}")

@@ -1,0 +1,123 @@
+"""Decoded frames by time: from the nearest keyframe before the first time on, one at a time.
+
+Time counts from the first frame that a file shows. Rotation marks of cameras are obeyed; transparent parts turn white, as on a page;
+pixels count as square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import av.logging
+import torch
+from av import VideoFrame
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+from torch import Tensor
+
+# Seconds below which two times are the same; no container is finer where it matters.
+SAME_TIME = 1e-4
+
+# libav writes about damaged files to stderr; what it finds reaches the caller as an exception.
+av.logging.set_level(av.logging.PANIC)
+
+
+class UnreadableVideo(ValueError):
+    """A file does not give the frames that were asked for; the message names the file and the reason."""
+
+
+class Trouble(Exception):
+    """A reason without the file's name; ``opened`` adds it."""
+
+
+@contextmanager
+def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A file and its main video stream; trouble inside becomes an ``UnreadableVideo``."""
+    if not Path(path).is_file():
+        raise UnreadableVideo(f"{path}: there is no such file")
+    try:
+        # "file:" keeps a colon in a name from being read as a protocol, the whitelist a playlist from fetching what it names.
+        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+            stream = container.streams.best("video")
+            if not isinstance(stream, VideoStream):
+                raise Trouble("there is no video stream in it")
+            # The workers of a loader already keep the cores busy, and small frames are slower in threads.
+            stream.thread_type = "NONE"
+            yield container, stream
+    except (FFmpegError, Trouble) as error:
+        raise UnreadableVideo(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def nearest(container: InputContainer, stream: VideoStream, times: list[float]) -> Iterator[VideoFrame]:
+    """The frame nearest to each of the rising ``times``; of two equally near ones the earlier."""
+    frames = _frames_from(container, stream, times[0])
+    earlier, later = next(frames), next(frames, None)
+    for time in times:
+        while later is not None and later.time < time + SAME_TIME:
+            earlier, later = later, next(frames, None)
+        if later is None and time > earlier.time + SAME_TIME and time > earlier.end - SAME_TIME:
+            raise Trouble(f"its frames end at {earlier.end:.3f} s; asked for {times[0]:.3f} s to {times[-1]:.3f} s")
+        chosen = later if later is not None and later.time - time + SAME_TIME < time - earlier.time else earlier
+        if chosen.frame.is_corrupt:
+            raise Trouble(f"the frame at {chosen.time:.3f} s is damaged")
+        yield chosen.frame
+
+
+class Shown(NamedTuple):
+    """A decoded frame and the seconds from and to which it is on the screen."""
+
+    time: float
+    end: float
+    frame: VideoFrame
+
+
+def _frames_from(container: InputContainer, stream: VideoStream, start: float) -> Iterator[Shown]:
+    """All frames from one at or before ``start`` on."""
+    frames = _decode(container, stream)
+    first = next(frames, None)
+    if first is None:
+        raise Trouble("the video stream holds no frames")
+    origin = first.time
+    # Some formats seek to the keyframe after the time, so they are asked again, for earlier ones.
+    for margin in (0.0, 1.0, start) if start > 0 else ():
+        container.seek(int((origin + max(start - margin, 0.0)) / (stream.time_base or 1)), stream=stream)
+        frames = _decode(container, stream)
+        first = next(frames, None)
+        if first is not None and first.time <= origin + start:
+            break
+    if first is None:
+        raise Trouble(f"no frame can be decoded at {start:.3f} s or before")
+    for shown in chain([first], frames):
+        yield Shown(shown.time - origin, shown.end - origin, shown.frame)
+
+
+def _decode(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
+    rate = stream.average_rate or stream.guessed_rate
+    for frame in container.decode(stream):
+        if frame.time is None or not frame.time_base:
+            raise Trouble("its frames carry no times")
+        length = frame.duration * frame.time_base if frame.duration else 1 / rate if rate else 0
+        yield Shown(frame.time, frame.time + float(length), frame)
+
+
+def pixels_of(frame: VideoFrame) -> Tensor:
+    """``(3, h, w)`` uint8, upright."""
+    # A palette may hold transparent colours.
+    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+    pixels = torch.from_numpy(frame.to_ndarray(format="rgba" if transparent else "rgb24", threads=1))
+    return over_white(torch.rot90(pixels, round(frame.rotation / 90)))
+
+
+def over_white(pixels: Tensor) -> Tensor:
+    """``(h, w, 3 or 4)`` uint8 to ``(3, h, w)`` uint8."""
+    colours = pixels[..., :3]
+    if pixels.shape[-1] == 4:
+        alpha = pixels[..., 3:].float() / 255
+        colours = (colours * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+    return colours.permute(2, 0, 1)

@@ -1,0 +1,125 @@
+"""Lists of clips and of prompts in JSON lines. What is wrong in them is named with file and line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clip of a manifest.
+
+    Args:
+        path: The media file.
+        written: The path as the manifest writes it, the same on every machine.
+        place: Manifest and line, for errors.
+        caption: A text, "" if there is none.
+        label: Name or number of a class, None if there is none.
+        start: Seconds into the file at which the clip may start.
+        end: Seconds at which it has to be over, None for the end of the file.
+        values: Everything that the row says.
+    """
+
+    path: Path
+    written: str
+    place: str
+    caption: str
+    label: str | int | None
+    start: float
+    end: float | None
+    values: dict[str, Any]
+
+    def has(self, wanted: dict[str, str | bool | int]) -> bool:
+        """Whether the row says all of this; unlike in Python, 1 is not true."""
+        found = [(self.values.get(key), value) for key, value in wanted.items()]
+        return all(said == value and isinstance(said, bool) == isinstance(value, bool) for said, value in found)
+
+
+def read_manifest(manifest: Path | str) -> list[Row]:
+    """The rows of a .jsonl file of clips, checked one by one; media files are not looked at.
+
+    Each line holds ``{"path": ..., "caption": ..., "label": ..., "start": ..., "end": ...}``: the path relative to the manifest or
+    absolute, the others optional. Further keys are kept and not checked.
+
+    Raises:
+        ValueError: If the manifest is missing or empty, or a line is wrong.
+    """
+    rows = [_row(place, values, Path(manifest).parent) for place, values in read_jsonl(manifest)]
+    if not rows:
+        raise ValueError(f"{manifest} holds no rows")
+    kinds = {type(row.label): row for row in rows if row.label is not None}
+    if len(kinds) > 1:
+        one, other = kinds[str], kinds[int]
+        raise ValueError(f"labels are either names or numbers: {one.label!r} ({one.place}), but {other.label} ({other.place})")
+    return rows
+
+
+def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``file:line`` and content of every line that is not blank.
+
+    Raises:
+        ValueError: If the file is missing or not text, or a line is not a JSON object.
+    """
+    for place, line in read_lines(path):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place}: not valid JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{place}: expected an object like {{...}}, got {line[:60]}")
+        yield place, values
+
+
+def read_lines(path: Path | str) -> Iterator[tuple[str, str]]:
+    """``file:line`` and text of every line that is not blank, without the white space around it.
+
+    Raises:
+        ValueError: If the file is missing or not UTF-8 text.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path} (relative paths start at {Path.cwd()})")
+    try:
+        # Some editors begin a file with a byte order mark, which "utf-8-sig" swallows.
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", line.strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text") from None
+
+
+def value_of(values: dict[str, Any], key: str, kinds: type | tuple[type, ...], place: str, wanted: str) -> Any:
+    """A checked value, None if it is absent or null.
+
+    Raises:
+        ValueError: If it is none of ``kinds``; true and false count as numbers nowhere.
+    """
+    value = values.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+        raise ValueError(f'{place}: "{key}" must be {wanted}, got {json.dumps(value)}')
+    return value
+
+
+def _row(place: str, values: dict[str, Any], folder: Path) -> Row:
+    written = value_of(values, "path", str, place, "a path")
+    if not written:
+        raise ValueError(f'{place}: "path" is missing')
+    start, end = (value_of(values, key, (int, float), place, "a number of seconds") for key in ("start", "end"))
+    start = 0.0 if start is None else float(start)
+    if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
+        raise ValueError(f'{place}: "start" and "end" must satisfy 0 <= start < end, got {start:g} and {end}')
+    return Row(
+        path=folder / Path(written).expanduser(),
+        written=written,
+        place=place,
+        caption=value_of(values, "caption", str, place, "a text") or "",
+        label=value_of(values, "label", (str, int), place, "a class name or a whole number"),
+        start=start,
+        end=end if end is None else float(end),
+        values=values,
+    )

@@ -1,0 +1,139 @@
+"""Prompts to requests: every clip to make, with its seed, name, length and prefix, from a list, a .txt or a .jsonl file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.manifest import read_jsonl, read_lines, value_of
+
+KEYS = ("condition", "seed", "frames", "prefix", "prefix_frames", "name")
+
+# Longest part of a condition in a file name.
+SLUG = 40
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to make.
+
+    Args:
+        condition: A class name or a text.
+        seed: Seed of the clip's noise.
+        name: File stem of the result.
+        frames: Frames of the result, the prefix included.
+        prefix: Video or picture to continue from.
+        prefix_frames: Frames taken from it, 0 for none.
+        place: Where it was asked for, for errors.
+    """
+
+    condition: str
+    seed: int
+    name: str
+    frames: int
+    prefix: Path | None
+    prefix_frames: int
+    place: str
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for prompts that do not say otherwise.
+
+    Args:
+        frames: Frames of a clip, the prefix included.
+        seed: Clip ``n`` gets seed ``seed + n``.
+        samples: Clips per prompt.
+        prefix: Video or picture to continue from.
+        prefix_frames: Frames taken from a prefix.
+    """
+
+    frames: int
+    seed: int = 0
+    samples: int = 1
+    prefix: str | None = None
+    prefix_frames: int = 1
+
+
+def make_requests(prompts: str | list[str], defaults: Defaults) -> list[Request]:
+    """Every clip to make, in order; prefixes are not read.
+
+    Raises:
+        ValueError: If a prompt is wrong, there is none, or two clips have one name.
+    """
+    requests: list[Request] = []
+    names: dict[str, str] = {}
+    for place, values in _lines(prompts):
+        unknown = sorted(values.keys() - set(KEYS))
+        if unknown:
+            raise ValueError(f"{place}: unknown {', '.join(map(repr, unknown))}; a prompt has {', '.join(KEYS)}")
+        folder = Path() if isinstance(prompts, list) else Path(prompts).parent
+        for sample in range(defaults.samples):
+            request = _request(place, values, folder, defaults, number=len(requests), sample=sample)
+            if request.name in names:
+                raise ValueError(f'{place}: the name "{request.name}" is already taken by {names[request.name]}')
+            names[request.name] = place
+            requests.append(request)
+    if not requests:
+        raise ValueError(f"there are no prompts in {prompts}")
+    return requests
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name: words in lower case joined by "-"."""
+    return re.sub(r"\W+", "-", text.lower()).strip("-")[:SLUG].rstrip("-") or "clip"
+
+
+def _lines(prompts: str | list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and content of every prompt."""
+    if isinstance(prompts, list):
+        return ((f"prompts[{number}]", {"condition": text}) for number, text in enumerate(prompts))
+    if prompts.endswith(".jsonl"):
+        return read_jsonl(prompts)
+    if prompts.endswith(".txt"):
+        return ((place, {"condition": text}) for place, text in read_lines(prompts))
+    raise ValueError(f"prompts must be a .txt file, a .jsonl file or a list like ['a text'], got {prompts!r}")
+
+
+def _request(place: str, values: dict[str, Any], folder: Path, defaults: Defaults, *, number: int, sample: int) -> Request:
+    condition = value_of(values, "condition", str, place, "a text")
+    if condition is None:
+        raise ValueError(f'{place}: "condition" is missing')
+    own_seed = _whole(values, "seed", place, 0)
+    seed = defaults.seed + number if own_seed is None else own_seed + sample
+    frames = _whole(values, "frames", place, 1) or defaults.frames
+    prefix, prefix_frames = _prefix(values, folder, defaults, place)
+    if prefix_frames >= frames:
+        raise ValueError(f"{place}: a prefix of {prefix_frames} frames leaves nothing to generate in a clip of {frames}")
+    name = _name(values, place, sample if defaults.samples > 1 else None)
+    name = name or f"{number:04d}_{slug(condition)}_seed{seed}"
+    return Request(condition, seed, name, frames, prefix, prefix_frames, place)
+
+
+def _prefix(values: dict[str, Any], folder: Path, defaults: Defaults, place: str) -> tuple[Path | None, int]:
+    """Prefix of a prompt and its number of frames."""
+    written = value_of(values, "prefix", str, place, "the path of a video or picture")
+    frames = _whole(values, "prefix_frames", place, 0)
+    prefix = folder / Path(written).expanduser() if written else Path(defaults.prefix).expanduser() if defaults.prefix else None
+    if prefix is None and frames:
+        raise ValueError(f'{place}: "prefix_frames" is {frames}, but there is no prefix')
+    frames = defaults.prefix_frames if frames is None else frames
+    return (prefix, frames) if prefix and frames else (None, 0)
+
+
+def _name(values: dict[str, Any], place: str, sample: int | None) -> str | None:
+    """The prompt's own file stem, with the sample's number if there are several."""
+    name = value_of(values, "name", str, place, "a file name without suffix")
+    if name is not None and (name in ("", ".", "..") or name != Path(name).name):
+        raise ValueError(f'{place}: "name" must be a file name without folder, got {name!r}')
+    return name if name is None or sample is None else f"{name}_{sample}"
+
+
+def _whole(values: dict[str, Any], key: str, place: str, least: int) -> int | None:
+    number = value_of(values, key, int, place, "a whole number")
+    if number is not None and number < least:
+        raise ValueError(f'{place}: "{key}" must be at least {least}, got {number}')
+    return number

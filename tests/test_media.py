@@ -1,0 +1,104 @@
+"""Written clips read back as they were, and sheets show every clip."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from callbacks import contact_sheet, write_mp4, write_preview
+from callbacks.files import replacing
+
+
+def moving_square(frames: int = 9, height: int = 32, width: int = 48) -> Tensor:
+    """A grey-blue square on dark ground, ``(3, T, H, W)`` uint8; never the same picture twice."""
+    video = torch.full((3, frames, height, width), 30, dtype=torch.uint8)
+    for frame in range(frames):
+        left = 2 * frame % (width - 8)
+        video[:, frame, 8:16, left : left + 8] = torch.tensor([120, 140, 200], dtype=torch.uint8)[:, None, None]
+    return video
+
+
+def read_mp4(path: Path) -> tuple[Tensor, float]:
+    with av.open(str(path)) as container:
+        frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        rate = container.streams.video[0].average_rate
+        assert rate is not None
+        return torch.stack(frames).permute(3, 0, 1, 2), float(rate)
+
+
+@pytest.mark.parametrize("fps", [8.0, 12.5, 23.976])
+def test_mp4_reads_back(tmp_path: Path, fps: float) -> None:
+    video = moving_square()
+    write_mp4(tmp_path / "deep" / "clip.mp4", video, fps)
+    read, read_fps = read_mp4(tmp_path / "deep" / "clip.mp4")
+    assert read.shape == video.shape
+    assert read_fps == pytest.approx(fps)
+    assert (read.float() - video.float()).abs().mean() < 3.0
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["clip.mp4"]
+
+
+def test_mp4_pads_odd_sizes(tmp_path: Path) -> None:
+    video = moving_square(frames=1, height=31, width=45)
+    write_mp4(tmp_path / "clip.mp4", video, 8.0)
+    read, _ = read_mp4(tmp_path / "clip.mp4")
+    assert read.shape == (3, 1, 32, 46)
+    assert (read[..., :31, :45].float() - video.float()).abs().mean() < 3.0
+
+
+def test_preview_is_lossless_and_magnified(tmp_path: Path) -> None:
+    video = moving_square()
+    write_preview(tmp_path / "clip.webp", video, fps=30.0, magnify=3)
+    with Image.open(tmp_path / "clip.webp") as animation:
+        assert (animation.n_frames, animation.size, animation.info["loop"]) == (9, (144, 96), 0)
+        times = []
+        for frame in range(9):
+            animation.seek(frame)
+            shown = torch.from_numpy(np.array(animation.convert("RGB"))).permute(2, 0, 1)
+            assert torch.equal(shown[:, 1::3, 1::3], video[:, frame])
+            times.append(animation.info["duration"])
+    assert sum(times) == 300
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "report.json") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert (tmp_path / "report.json").read_text() == "old"
+
+
+def test_contact_sheet_shows_first_and_last_frame_of_every_clip() -> None:
+    clips = [torch.full((3, 5, 32, 32), 10 * number, dtype=torch.uint8) for number in range(1, 4)]
+    for number, clip in enumerate(clips, start=1):
+        clip[0] += 40 * torch.arange(5, dtype=torch.uint8)[:, None, None]
+        assert clip[0, 4, 0, 0] == 160 + 10 * number
+    pixels = np.array(contact_sheet(clips, ["one", "two\nlines", "a text " * 40], columns=3)).reshape(-1, 3)
+    for number in range(1, 4):
+        for frame in (0, 2, 4):
+            colour = (40 * frame + 10 * number, 10 * number, 10 * number)
+            assert (pixels == colour).all(axis=1).sum() == 96 * 96, colour
+
+
+def test_contact_sheet_mixes_lengths_and_sizes() -> None:
+    clips = [moving_square(), moving_square(frames=1), moving_square(frames=3, height=64, width=700)]
+    assert contact_sheet(clips, ["a", "b", "c"], columns=4, group=2).width > 3 * 320
+
+
+def test_refusals(tmp_path: Path) -> None:
+    video = moving_square()
+    with pytest.raises(TypeError, match="float32"):
+        write_mp4(tmp_path / "clip.mp4", video.float(), 8.0)
+    with pytest.raises(ValueError, match="9, 3, 32, 48"):
+        write_mp4(tmp_path / "clip.mp4", video.transpose(0, 1), 8.0)
+    with pytest.raises(ValueError, match="got -1"):
+        write_preview(tmp_path / "clip.webp", video, -1)
+    with pytest.raises(ValueError, match="magnify must be at least 1, got 0"):
+        write_preview(tmp_path / "clip.webp", video, 8.0, magnify=0)
+    with pytest.raises(ValueError, match="2 clips and 1 captions"):
+        contact_sheet([video, video], ["one"])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,165 @@
+"""Laws of prompts: every one becomes the clips it asks for, exactly once over all processes, and errors come before any sampling."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning import LightningModule, Trainer
+from PIL import Image
+
+import datamodules.prompts
+from datamodules import Prompts
+from datamodules.prompt_list import slug
+from modules.batch import Requests
+from modules.geometry import Clip
+
+CLIP = Clip(9, 16, 24, 8.0)
+
+
+def batches_of(prompts: Prompts) -> list[Requests]:
+    prompts.setup("predict")
+    loader = prompts.predict_dataloader()
+    batches = list(loader)
+    assert len(loader) == len(batches)
+    return batches
+
+
+def write_prompts(folder: Path, *rows: dict | str) -> str:
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    Image.fromarray(np.full((40, 50, 3), 80, np.uint8)).save(tmp_path / "start.png")
+    return str(tmp_path / "start.png")
+
+
+def test_a_list_of_conditions():
+    batches = batches_of(Prompts(["3 left", "A cat, running!", "5"], clip=CLIP, batch_size=2, seed=10))
+    assert [batch["condition"] for batch in batches] == [["3 left", "A cat, running!"], ["5"]]
+    assert [batch["seed"] for batch in batches] == [[10, 11], [12]]
+    assert batches[0]["name"] == ["0000_3-left_seed10", "0001_a-cat-running_seed11"]
+    assert {key: batches[0][key] for key in ("frames", "height", "width", "fps")} == {"frames": 9, "height": 16, "width": 24, "fps": 8.0}
+    assert "prefix" not in batches[0]
+
+
+def test_a_text_file_has_a_condition_per_line(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("keycap #\n\n  a cat  \n")
+    assert batches_of(Prompts(str(path), clip=CLIP))[0]["condition"] == ["keycap #", "a cat"]
+
+
+def test_samples_have_seeds_and_names_of_their_own(tmp_path):
+    path = write_prompts(tmp_path, {"condition": "a"}, {"condition": "b", "seed": 100}, {"condition": "c", "name": "mine"})
+    (batch,) = batches_of(Prompts(path, clip=CLIP, samples=2, seed=5))
+    assert batch["condition"] == ["a", "a", "b", "b", "c", "c"]
+    assert batch["seed"] == [5, 6, 100, 101, 9, 10]
+    assert batch["name"] == ["0000_a_seed5", "0001_a_seed6", "0002_b_seed100", "0003_b_seed101", "mine_0", "mine_1"]
+
+
+def test_one_length_per_batch_and_order_kept_otherwise(tmp_path, picture):
+    rows = [{"condition": str(number), "frames": (9, 17)[number % 2]} for number in range(6)]
+    rows += [{"condition": "6", "prefix": "start.png"}, {"condition": "7", "frames": 17}]
+    batches = batches_of(Prompts(write_prompts(tmp_path, *rows), clip=CLIP, batch_size=2))
+    found = [(batch["frames"], batch["condition"], "prefix" in batch) for batch in batches]
+    assert found == [
+        (9, ["0", "2"], False),
+        (9, ["4"], False),
+        (17, ["1", "3"], False),
+        (17, ["5", "7"], False),
+        (9, ["6"], True),
+    ]
+
+
+def test_prefix_for_all_and_for_one(tmp_path, picture):
+    Image.fromarray(np.full((16, 24, 3), 200, np.uint8)).save(tmp_path / "other.png")
+    path = write_prompts(tmp_path, {"condition": "a"}, {"condition": "b", "prefix": "other.png"}, {"condition": "c", "prefix_frames": 0})
+    batches = batches_of(Prompts(path, clip=CLIP, prefix=picture))
+    assert batches[0]["prefix"].shape == (2, 3, 1, 16, 24) and batches[0]["prefix"].dtype == torch.uint8
+    assert batches[0]["prefix"].amin((1, 2, 3, 4)).tolist() == batches[0]["prefix"].amax((1, 2, 3, 4)).tolist() == [80, 200]
+    assert batches[1]["condition"] == ["c"] and "prefix" not in batches[1]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_processes_share_the_batches(monkeypatch, world):
+    prompts = Prompts([str(number) for number in range(7)], clip=CLIP, batch_size=2)
+    shares = []
+    for rank in range(world):
+        monkeypatch.setattr(datamodules.prompts, "place", lambda rank=rank: (rank, world))
+        shares.append([batch["condition"] for batch in batches_of(prompts)])
+    assert sorted(condition for share in shares for batch in share for condition in batch) == [str(number) for number in range(7)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    # Lightning refuses processes without batches otherwise.
+    assert prompts.allow_zero_length_dataloader_with_multiple_devices
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not valid JSON"),
+        ({"seed": 1}, '"condition" is missing'),
+        ({"condition": 3}, '"condition" must be a text, got 3'),
+        ({"condition": "a", "sed": 1}, "unknown 'sed'; a prompt has condition, seed"),
+        ({"condition": "a", "seed": -1}, '"seed" must be at least 0, got -1'),
+        ({"condition": "a", "seed": 1.5}, '"seed" must be a whole number'),
+        ({"condition": "a", "frames": 0}, '"frames" must be at least 1'),
+        ({"condition": "a", "frames": True}, '"frames" must be a whole number, got true'),
+        ({"condition": "a", "name": "x/y"}, '"name" must be a file name without folder'),
+        ({"condition": "a", "name": "first"}, 'the name "first" is already taken by .*:1'),
+        ({"condition": "a", "prefix": "gone.mp4"}, "gone.mp4: there is no such file"),
+        ({"condition": "a", "prefix": "prompts.jsonl"}, "Invalid data"),
+        ({"condition": "a", "prefix": "start.png", "prefix_frames": 2}, "a picture has one frame"),
+        ({"condition": "a", "prefix": "start.png", "prefix_frames": 9}, "a prefix of 9 frames leaves nothing to generate in a clip of 9"),
+        ({"condition": "a", "prefix_frames": 2}, '"prefix_frames" is 2, but there is no prefix'),
+    ],
+)
+def test_wrong_lines_are_named_in_setup(tmp_path, picture, line, message):
+    path = write_prompts(tmp_path, {"condition": "fine", "name": "first"}, line)
+    with pytest.raises(ValueError, match=rf"prompts\.jsonl:2: .*{message}"):
+        Prompts(path, clip=CLIP).setup("predict")
+
+
+def test_missing_and_empty_prompts(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    for prompts, message in (
+        (str(tmp_path / "gone.txt"), "there is no file .*gone.txt"),
+        (str(tmp_path / "empty.txt"), "there are no prompts in .*empty.txt"),
+        ([], "there are no prompts"),
+        ("a cat", "or a list like"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Prompts(prompts, clip=CLIP).setup("predict")
+    with pytest.raises(ValueError, match="samples 0"):
+        Prompts(["a"], samples=0)
+
+
+def test_slugs_are_short_and_safe():
+    assert slug("  Über/../Straße: 5%  ") == "über-straße-5"
+    assert slug("🙂") == "clip"
+    assert len(slug("word " * 50)) <= 40
+
+
+def test_from_the_command_line():
+    parser = ArgumentParser()
+    parser.add_class_arguments(Prompts, "data")
+    data = parser.parse_args(['--data.prompts=["3 left", "4 up"]', "--data.clip.frames=17"]).data
+    assert data.prompts == ["3 left", "4 up"] and data.clip.frames == 17
+    assert parser.parse_args(["--data.prompts=prompts.txt"]).data.prompts == "prompts.txt"
+
+
+class Reader(LightningModule):
+    """Gives every request back."""
+
+    def predict_step(self, batch: Requests) -> Requests:
+        return batch
+
+
+def test_a_trainer_runs_them():
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    batches = trainer.predict(Reader(), datamodule=Prompts(["a", "b", "c"], clip=CLIP, batch_size=2))
+    assert [batch["condition"] for batch in batches] == [["a", "b"], ["c"]]

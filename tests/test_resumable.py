@@ -1,0 +1,203 @@
+"""Laws of the loaders: an order that nothing but the seed and the consumed clips can change."""
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules import ClipDataModule, resumable
+from datamodules.resumable import HeldOutLoader, ResumableLoader
+
+
+class Numbers(list):
+    """Clip ``i`` is a tiny black clip whose index is ``i``."""
+
+    def __getitem__(self, index):
+        return {"video": torch.zeros(3, 1, 1, 1, dtype=torch.uint8), "label": -1, "caption": "", "index": index}
+
+
+class NumberClips(ClipDataModule):
+    class_names: list[str] = []
+    captions: list[str] = []
+
+    def dataset(self, split):
+        return Numbers(range(17 if split == "train" else 5))
+
+
+class Recorder(LightningModule):
+    """Writes down which clips every step saw."""
+
+    def __init__(self, asks_for_steps=False):
+        super().__init__()
+        self.asks_for_steps = asks_for_steps
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[list[int]] = []
+
+    def training_step(self, batch):
+        self.seen.append(batch["index"].tolist())
+        return self.weight.sum()
+
+    def validation_step(self, batch):
+        pass
+
+    def configure_optimizers(self):
+        if self.asks_for_steps:
+            assert self.trainer.estimated_stepping_batches > 0
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def clips(loader):
+    return [item for batch in loader for item in batch]
+
+
+def train_loader(length=17, **options):
+    return ResumableLoader(range(length), list, **{"batch_size": 3, "seed": 5, **options})
+
+
+def fit(folder, steps=-1, *, workers=0, ckpt_path=None, asks_for_steps=False, **options):
+    model = Recorder(asks_for_steps)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    trainer = Trainer(default_root_dir=folder, max_steps=steps, **quiet, **options)
+    trainer.fit(model, datamodule=NumberClips(batch_size=3, workers=workers, seed=5), ckpt_path=ckpt_path)
+    trainer.save_checkpoint(folder / f"{steps}.ckpt")
+    return model.seen
+
+
+def as_process(monkeypatch, rank, world):
+    monkeypatch.setattr(resumable, "place", lambda: (rank, world))
+
+
+def test_every_clip_comes_once_before_any_comes_again():
+    loader = train_loader(length=12)
+    first, second = clips(loader), clips(loader)
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+
+
+def test_no_batch_is_partial_and_no_clip_is_lost():
+    loader = train_loader(length=17)
+    epochs = [list(loader) for _ in range(4)]
+    assert all(len(epoch) == len(loader) == 5 and all(len(batch) == 3 for batch in epoch) for epoch in epochs)
+    row = [clip for epoch in epochs for batch in epoch for clip in batch]
+    assert sorted(row[:17]) == sorted(row[17:34]) == sorted(row[34:51]) == list(range(17))
+
+
+def test_the_order_follows_the_seed():
+    assert clips(train_loader(seed=1)) == clips(train_loader(seed=1)) != clips(train_loader(seed=2))
+
+
+def test_the_order_is_the_same_for_any_number_of_workers():
+    assert [clips(loader) for loader in 2 * [train_loader()]] == [clips(loader) for loader in 2 * [train_loader(workers=2)]]
+
+
+def test_processes_share_the_same_order(monkeypatch):
+    alone = list(train_loader(batch_size=4))
+    as_process(monkeypatch, 0, 2)
+    first = list(train_loader(batch_size=2))
+    as_process(monkeypatch, 1, 2)
+    second = list(train_loader(batch_size=2))
+    assert [left + right for left, right in zip(first, second, strict=True)] == alone
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_yielded_batches_count_as_consumed(workers):
+    loader = train_loader(workers=workers)
+    whole = clips(train_loader())
+    iterator = iter(loader)
+    seen = next(iterator) + next(iterator)
+    later = train_loader()
+    later.load_state_dict(loader.state_dict())
+    assert (seen + clips(later))[: len(whole)] == whole
+
+
+def test_a_state_goes_over_to_another_number_of_processes(monkeypatch):
+    loader = train_loader(batch_size=4)
+    iterator = iter(loader)
+    next(iterator)
+    state, rest = loader.state_dict(), [clip for batch in iterator for clip in batch]
+    shares = []
+    for rank in (0, 1):
+        as_process(monkeypatch, rank, 2)
+        loader = train_loader(batch_size=2)
+        loader.load_state_dict(state)
+        shares.append(list(loader))
+    assert [clip for pair in zip(*shares, strict=True) for batch in pair for clip in batch][: len(rest)] == rest
+
+
+def test_a_pass_leaves_the_global_random_numbers_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    clips(train_loader())
+    assert torch.equal(torch.rand(3), expected)
+
+
+# An epoch has 5 batches: stops within the first, at its end, within the second and at the end of the second.
+@pytest.mark.parametrize(("stop", "workers"), [(4, 0), (4, 2), (5, 0), (7, 0), (10, 0)])
+def test_a_resumed_run_sees_what_the_uninterrupted_run_sees(tmp_path, stop, workers):
+    whole = fit(tmp_path, 13, workers=workers)
+    before = fit(tmp_path, stop, workers=workers)
+    after = fit(tmp_path, 13, workers=workers, ckpt_path=tmp_path / f"{stop}.ckpt")
+    assert len(whole) == 13
+    assert before + after == whole
+
+
+@pytest.mark.parametrize(("epochs", "workers"), [(1, 0), (2, 2)])
+def test_a_run_of_epochs_resumes_exactly(tmp_path, epochs, workers):
+    whole = fit(tmp_path, max_epochs=3)
+    before = fit(tmp_path, max_epochs=epochs, workers=workers)
+    after = fit(tmp_path, max_epochs=3, workers=workers, ckpt_path=tmp_path / "-1.ckpt")
+    assert len(whole) == 15
+    assert before + after == whole
+
+
+def test_a_resumed_run_may_ask_for_its_number_of_steps(tmp_path):
+    whole = fit(tmp_path, 9, asks_for_steps=True)
+    before = fit(tmp_path, 7, asks_for_steps=True)
+    assert before + fit(tmp_path, 9, asks_for_steps=True, ckpt_path=tmp_path / "7.ckpt") == whole
+
+
+@pytest.mark.parametrize("step", [3, 5, 6])
+def test_a_checkpoint_in_the_middle_of_a_run_resumes_exactly(tmp_path, step):
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(tmp_path, 12, callbacks=[saver], val_check_interval=2)
+    after = fit(tmp_path, 12, ckpt_path=tmp_path / f"step={step}.ckpt", val_check_interval=2)
+    assert whole[step:] == after
+
+
+@pytest.mark.parametrize(("limit", "stop"), [(2, 7), (4, 8), (4, 9)])
+def test_shortened_epochs_go_on_through_the_clips(tmp_path, limit, stop):
+    whole = fit(tmp_path, 13, limit_train_batches=limit)
+    before = fit(tmp_path, stop, limit_train_batches=limit)
+    after = fit(tmp_path, 13, limit_train_batches=limit, ckpt_path=tmp_path / f"{stop}.ckpt")
+    assert whole == before + after == fit(tmp_path, 13)
+
+
+def test_too_few_clips_are_refused_with_both_numbers(monkeypatch):
+    with pytest.raises(ValueError, match=r"2 training clips .* 3 "):
+        train_loader(length=2)
+    as_process(monkeypatch, 0, 8)
+    with pytest.raises(ValueError, match=r"17 training clips .* 24 .*batch_size 3 x 8 processes"):
+        NumberClips(batch_size=3).train_dataloader()
+
+
+@pytest.mark.parametrize("length", [16, 17, 18, 24])
+def test_held_out_clips_are_shared_once_and_in_equally_many_batches(monkeypatch, length):
+    shares = []
+    for rank in range(2):
+        as_process(monkeypatch, rank, 2)
+        shares.append(list(HeldOutLoader(range(length), list, batch_size=4)))
+        assert [clip for batch in shares[-1] for clip in batch] == list(range(rank, length, 2))
+        assert len(shares[-1]) == len(HeldOutLoader(range(length), list, batch_size=4))
+    assert len(shares[0]) == len(shares[1])
+
+
+def test_held_out_clips_that_cannot_be_shared_are_refused(monkeypatch):
+    as_process(monkeypatch, 1, 2)
+    with pytest.raises(ValueError, match="3 held-out clips .* 2 processes with batch_size 1"):
+        HeldOutLoader(range(3), list, batch_size=1)
+
+
+def test_held_out_clips_come_again_in_every_pass():
+    loader = HeldOutLoader(range(7), list, batch_size=3, workers=2)
+    assert list(loader) == list(loader) == [[0, 1, 2], [3, 4, 5], [6]]

@@ -61,5 +61,5 @@ $(RUNS)/5_test/done: $(RUNS)/4_long_clips/done
 $(RUNS)/6_samples/done: $(RUNS)/4_long_clips/done $(RUNS)/5_test/done
 	$(BIN)/python -m datamodules.export_digits $(@D)/given --clips 40
 	$(TRAIN) predict -c configs/videoar.yaml -c configs/sample.yaml --data.prompts configs/prompts/digits.jsonl $(ROOT) $(@D) --ckpt_path $(<D)/$(LAST)
-	$(TRAIN) predict -c configs/videoar.yaml -c configs/sample.yaml --data.prompts '["3 right", "7 up"]' --data.prefix $(@D)/given/PICTURE $(ROOT) $(@D) --ckpt_path $(<D)/$(LAST)
+	$(TRAIN) predict -c configs/videoar.yaml -c configs/sample.yaml --data.prompts '["3 right", "3 up", "3 left"]' --data.prefix $(@D)/given/0015_3_right.png $(ROOT) $(@D) --ckpt_path $(<D)/$(LAST)
 	@touch $@

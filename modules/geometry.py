@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class Pyramid:
     def __post_init__(self) -> None:
         if not self.sizes:
             raise ValueError("a pyramid needs at least one scale")
-        for (height, width), (next_height, next_width) in zip(self.sizes, self.sizes[1:], strict=False):
+        for (height, width), (next_height, next_width) in pairwise(self.sizes):
             if next_height < height or next_width < width or (height, width) == (next_height, next_width):
                 raise ValueError(f"scales must grow: ({height}, {width}) is followed by ({next_height}, {next_width})")
         if min(self.sizes[0]) < 1:

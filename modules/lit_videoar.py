@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from modules.autoregression import BitCorruption, Extension, Generation, LatentMemory, Sampler, bit_loss, teach
 from modules.batch import Requests, VideoBatch
-from modules.geometry import Clip, Layout
+from modules.geometry import Clip
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
 from modules.pixels import to_uint8, to_unit
@@ -115,6 +115,7 @@ class LitVideoAR(LightningModule):
     @torch.no_grad()
     def encode(self, batch: VideoBatch) -> Tensor:
         """Continuous latents ``(B, d, t, h, w)`` of a batch; in float32, since half precision would change bits."""
+
         def encode(video: Tensor) -> Tensor:
             with torch.autocast(self.device.type, enabled=False):
                 return self.tokenizer.encode(to_unit(video))

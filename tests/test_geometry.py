@@ -1,5 +1,7 @@
 """Blocks tile the sequence, pyramids end at the grid, impossible sizes are refused."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from modules.geometry import Clip, Layout, Pyramid
 def test_pyramid_grows_from_coarse_to_the_grid(grid: tuple[int, int]) -> None:
     sizes = Pyramid.of(*grid).sizes
     assert sizes[0] == (1, 1) and sizes[-1] == grid
-    assert all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(a != b and a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(sizes))
 
 
 def test_ucf_clip_has_the_papers_thirty_steps_and_the_open_domain_frame_2628_tokens() -> None:

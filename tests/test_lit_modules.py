@@ -34,7 +34,13 @@ def test_only_matrices_decay() -> None:
     transformer = make_transformer()
     decayed, others = decay_groups(transformer)
     names = {id(parameter): name for name, parameter in transformer.named_parameters()}
-    assert {names[id(p)] for p in others["params"]} >= {"start", "condition.null", "scale_embedding.weight", "blocks.0.modulation", "head.bias"}
+    assert {names[id(p)] for p in others["params"]} >= {
+        "start",
+        "condition.null",
+        "scale_embedding.weight",
+        "blocks.0.modulation",
+        "head.bias",
+    }
     assert all(names[id(p)].endswith("weight") and "norm" not in names[id(p)] for p in decayed["params"])
     assert len(decayed["params"]) + len(others["params"]) == len(names) and others["weight_decay"] == 0.0
 

@@ -1,5 +1,7 @@
 """Laws of the loaders: an order that nothing but the seed and the consumed clips can change."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from lightning import LightningModule, Trainer
@@ -17,8 +19,8 @@ class Numbers(list):
 
 
 class NumberClips(ClipDataModule):
-    class_names: list[str] = []
-    captions: list[str] = []
+    class_names: ClassVar[list[str]] = []
+    captions: ClassVar[list[str]] = []
 
     def dataset(self, split):
         return Numbers(range(17 if split == "train" else 5))

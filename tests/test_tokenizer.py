@@ -42,7 +42,9 @@ def test_zero_inflation_equals_the_image_tokenizer(temporal_factor: int) -> None
     image = VideoTokenizer(**shape, temporal_factor=1)
     video = VideoTokenizer(**shape, temporal_factor=temporal_factor)
     own = video.state_dict()
-    video.load_state_dict({name: inflate(value, own[name].shape[2]) if value.ndim == 5 else value for name, value in image.state_dict().items()})
+    video.load_state_dict(
+        {name: inflate(value, own[name].shape[2]) if value.ndim == 5 else value for name, value in image.state_dict().items()}
+    )
     clip = torch.randn(2, 3, 1 + 2 * temporal_factor, 16, 16)
     torch.testing.assert_close(video.encode(clip), image.encode(clip[:, :, ::temporal_factor]), rtol=0, atol=1e-5)
     latent = torch.randn(2, 8, 3, 4, 4)

@@ -98,7 +98,8 @@ def test_positions_are_those_of_the_papers_figure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"heads": 5}, "48 is not divisible by 5"), ({"heads": 24}, "rotary"), ({"window": 0}, "window must be at least 1")]
+    ("settings", "message"),
+    [({"heads": 5}, "48 is not divisible by 5"), ({"heads": 24}, "rotary"), ({"window": 0}, "window must be at least 1")],
 )
 def test_impossible_transformers_are_refused_with_the_numbers(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -71,10 +71,7 @@ class Generation:
         if prefix is None:
             video = self._window(ids, clip, None, generators, min(clip.frames, self.extension.window))
         else:
-            self.tokenizer.latent_frames(prefix.shape[2])
-            video = prefix
-        if video is prefix and prefix.shape[2] >= clip.frames:
-            raise ValueError(f"a prefix of {prefix.shape[2]} frames leaves nothing of {clip.frames} frames to generate")
+            video = self._checked(prefix, clip)
         while video.shape[2] < clip.frames:
             history = video[:, :, -self.extension.overlap :]
             frames = min(self.extension.window, history.shape[2] + clip.frames - video.shape[2])
@@ -82,9 +79,13 @@ class Generation:
             video = torch.cat([video, window[:, :, history.shape[2] :]], dim=2)
         return video
 
-    def _window(
-        self, ids: Tensor, clip: Clip, history: Tensor | None, generators: Sequence[torch.Generator], frames: int
-    ) -> Tensor:
+    def _checked(self, prefix: Tensor, clip: Clip) -> Tensor:
+        self.tokenizer.latent_frames(prefix.shape[2])
+        if prefix.shape[2] >= clip.frames:
+            raise ValueError(f"a prefix of {prefix.shape[2]} frames leaves nothing of {clip.frames} frames to generate")
+        return prefix
+
+    def _window(self, ids: Tensor, clip: Clip, history: Tensor | None, generators: Sequence[torch.Generator], frames: int) -> Tensor:
         """One window of ``frames`` video frames that starts with the given history."""
         layout = self.tokenizer.layout(Clip(frames, clip.height, clip.width))
         prefix = None if history is None else self.tokenizer.encode(history)

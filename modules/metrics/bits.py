@@ -18,6 +18,9 @@ class BitScores(Metric):
     """
 
     full_state_update = False
+    right: Tensor
+    ones: Tensor
+    clips: Tensor
 
     def __init__(self, layout: Layout, bits: int) -> None:
         super().__init__()

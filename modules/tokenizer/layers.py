@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -85,8 +87,7 @@ class Level(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, blocks: int, shape: Architecture) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * blocks
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.block = nn.ModuleList(ResidualBlock(a, b, shape.temporal_kernel, shape.groups) for a, b in pairs)
+        self.block = nn.ModuleList(ResidualBlock(a, b, shape.temporal_kernel, shape.groups) for a, b in pairwise(widths))
 
     def forward(self, video: Tensor) -> Tensor:
         for block in self.block:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,4 +45,4 @@ class TokenizerLoss:
             "entropy": quantized.entropy,
             "residual": F.mse_loss(result.latent.float(), quantized.latent.detach()),
         }
-        return {"loss": sum(getattr(self, name) * term for name, term in terms.items()), **terms}
+        return {"loss": torch.stack([getattr(self, name) * term for name, term in terms.items()]).sum(), **terms}

@@ -106,7 +106,7 @@ class VideoTokenizer(nn.Module):
             if isinstance(module, nn.Conv3d):
                 gain = 0.2 if name.endswith("conv2.conv") else 1.0
                 nn.init.normal_(module.weight, std=gain / module.weight[0].numel() ** 0.5)
-                nn.init.zeros_(module.bias)
+                module.bias.data.zero_()  # type: ignore[union-attr]
 
     def _latent_side(self, name: str, pixels: int) -> int:
         factor = self.shape.spatial_factor

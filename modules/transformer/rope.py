@@ -28,9 +28,7 @@ class MultiScaleTemporalRope:
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """``(L, 3)`` time, row, column to cosines and sines ``(L, head_dim / 2)``, float32."""
-        angles = [
-            positions[:, axis, None].float() * frequency.to(positions.device) for axis, frequency in enumerate(self.frequencies)
-        ]
+        angles = [positions[:, axis, None].float() * frequency.to(positions.device) for axis, frequency in enumerate(self.frequencies)]
         angle = torch.cat(angles, dim=-1)
         return angle.cos(), angle.sin()
 

@@ -158,9 +158,9 @@ class VideoARTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            for branch in (block.attention, block.feed_forward):
-                branch.out.weight.data.div_((2 * len(self.blocks)) ** 0.5)
+        for name, parameter in self.blocks.named_parameters():
+            if name.endswith("out.weight"):
+                parameter.data.div_((2 * len(self.blocks)) ** 0.5)
         for modulation in (self.adaptive, self.head_adaptive):
             nn.init.zeros_(modulation.weight)
         nn.init.normal_(self.scale_embedding.weight, std=std)

@@ -92,11 +92,19 @@ class WriteReport(Callback):
             rank_zero_info(table(self._findings))
 
     def _keep_rows(self, videos: dict[str, Tensor], texts: list[str]) -> None:
-        """Keep the first clips for the sheet: a row per kind of video, the caption at the first."""
+        """Keep clips from all over the first batch for the sheet: a row per kind of video, the caption at the first."""
         self._kinds = len(videos)
-        for number in range(min(SHEET_CLIPS - len(self._rows) // self._kinds, len(texts))):
+        if self._rows:
+            return
+        for number in spread(len(texts), SHEET_CLIPS):
             for place, (kind, clips) in enumerate(videos.items()):
                 self._rows.append((clips[number].cpu(), kind if place else f"{texts[number]}\n{kind}"))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` numbers, evenly spaced."""
+    chosen = min(count, most)
+    return [place * count // chosen for place in range(chosen)]
 
 
 def protocol(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

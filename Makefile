@@ -32,26 +32,27 @@ TRAIN := $(BIN)/python train.py
 ROOT = --trainer.default_root_dir
 LAST := checkpoints/last.ckpt
 
-demo: $(RUNS)/6_samples/done ## train everything on moving digits in about ten minutes, then make videos
+demo: $(RUNS)/7_continued/done ## train everything on moving digits in about ten minutes, then make videos
 	@echo
-	@echo "videos         $(RUNS)/6_samples/samples/*.mp4 (and .webp to look at)"
-	@echo "contact sheet  $(RUNS)/6_samples/samples/contact_sheet.png"
-	@echo "report         $(RUNS)/5_test/report.json (and report.png)"
+	@echo "generated from classes      $(RUNS)/6_samples/samples/contact_sheet.png"
+	@echo "continued from a picture    $(RUNS)/7_continued/samples/contact_sheet.png"
+	@echo "videos                      the .mp4 beside them, and .webp to look at; long_*.mp4 are extended to 65 frames"
+	@echo "scores                      $(RUNS)/5_test/report.json and report.png"
 
 $(RUNS)/1_image_tokenizer/done: .venv/installed
-	$(TRAIN) fit -c configs/tokenizer.yaml -c configs/stage/digits_images.yaml $(ROOT) $(@D) --ckpt_path last
+	$(TRAIN) fit -c configs/tokenizer.yaml -c configs/stage/1_images.yaml $(ROOT) $(@D) --ckpt_path last
 	@touch $@
 
 $(RUNS)/2_video_tokenizer/done: $(RUNS)/1_image_tokenizer/done
-	$(TRAIN) fit -c configs/tokenizer.yaml -c configs/stage/digits_clips.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
+	$(TRAIN) fit -c configs/tokenizer.yaml -c configs/stage/2_video.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
 	@touch $@
 
 $(RUNS)/3_short_clips/done: $(RUNS)/2_video_tokenizer/done
-	$(TRAIN) fit -c configs/videoar.yaml -c configs/stage/digits_short.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
+	$(TRAIN) fit -c configs/videoar.yaml -c configs/stage/3_short_clips.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
 	@touch $@
 
 $(RUNS)/4_long_clips/done: $(RUNS)/3_short_clips/done
-	$(TRAIN) fit -c configs/videoar.yaml -c configs/stage/digits_long.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
+	$(TRAIN) fit -c configs/videoar.yaml -c configs/stage/4_long_clips.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
 	@touch $@
 
 $(RUNS)/5_test/done: $(RUNS)/4_long_clips/done
@@ -59,7 +60,10 @@ $(RUNS)/5_test/done: $(RUNS)/4_long_clips/done
 	@touch $@
 
 $(RUNS)/6_samples/done: $(RUNS)/4_long_clips/done $(RUNS)/5_test/done
-	$(BIN)/python -m datamodules.export_digits $(@D)/given --clips 40
 	$(TRAIN) predict -c configs/videoar.yaml -c configs/sample.yaml --data.prompts configs/prompts/digits.jsonl $(ROOT) $(@D) --ckpt_path $(<D)/$(LAST)
-	$(TRAIN) predict -c configs/videoar.yaml -c configs/sample.yaml --data.prompts '["3 right", "3 up", "3 left"]' --data.prefix $(@D)/given/0015_3_right.png $(ROOT) $(@D) --ckpt_path $(<D)/$(LAST)
+	@touch $@
+
+$(RUNS)/7_continued/done: $(RUNS)/4_long_clips/done $(RUNS)/6_samples/done
+	$(BIN)/python -m datamodules.export_digits $(@D)/given --clips 40
+	$(TRAIN) predict -c configs/videoar.yaml -c configs/sample.yaml --data.prompts '["5 up", "5 down", "5 left", "5 right"]' --data.prefix $(@D)/given/0020_5_up.png $(ROOT) $(@D) --ckpt_path $(<D)/$(LAST)
 	@touch $@

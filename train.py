@@ -1,12 +1,23 @@
-"""The one command of the project: ``python train.py {fit,validate,test,predict} -c base.yaml -c overlay.yaml ...``."""
+"""The one command of the project: ``python train.py {fit,validate,test,predict} -c base.yaml -c overlay.yaml ...``.
+
+A mistake in the command line, in a configuration or in data ends in one line, ``error: ...``; with the environment variable
+``VIDEOAR_DEBUG`` set, in the traceback too.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
+import traceback
+import zipfile
+from argparse import ArgumentError
+from collections.abc import Iterator
+from typing import Any
 
-from jsonargparse import set_parsing_settings
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 import callbacks
@@ -14,8 +25,21 @@ import datamodules  # noqa: F401 - imported classes have short names on the comm
 import modules  # noqa: F401
 from modules.weights import load_weights
 
+# Packages whose ValueErrors speak of what a user gave them.
+SPEAKING = {"modules", "datamodules", "callbacks", "lightning", __name__}
+
 # Makes ${...} resolve across files and the command line; the other modes resolve each file by itself.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+
+class Parser(LightningArgumentParser):
+    """Names the configuration file in which something is wrong."""
+
+    def parse_path(self, cfg_path: str | os.PathLike, *args: Any, **settings: Any) -> Namespace:
+        try:
+            return super().parse_path(cfg_path, *args, **settings)
+        except ArgumentError as error:
+            raise ValueError(f"{cfg_path}: {mistake(error)}") from error
 
 
 class VideoARCLI(LightningCLI):
@@ -29,28 +53,77 @@ class VideoARCLI(LightningCLI):
             help="Start from the weights in this checkpoint or safetensors file: a new run, a new stage, or a video tokenizer from an "
             "image tokenizer. To continue the same run use --ckpt_path.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(callbacks.LastCheckpoint, "checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Refuse a start that cannot work before anything is read or built."""
+        super().parse_arguments(parser, args)
+        check_start(self.config["subcommand"], self.config[self.config["subcommand"]])
 
     def after_instantiate_classes(self) -> None:
         """Load the weights before callbacks copy the model and strategies wrap it."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        resumed = config.get("ckpt_path")
-        if config["init_from"] and not (resumed and os.path.isfile(resumed)):
+        config = self.config[self.config["subcommand"]]
+        if config["init_from"] and not os.path.isfile(config["ckpt_path"] or ""):
             rank_zero_info(str(load_weights(self.model, config["init_from"])))
             self.model.weights_source = config["init_from"]
 
 
-def main(args: list[str] | None = None, run: bool = True) -> VideoARCLI:
-    """Parse and run; with ``run=False`` only compose and instantiate."""
+def main(args: list[str] | None = None) -> VideoARCLI:
+    """Parse and run."""
     return VideoARCLI(
         args=args,
-        run=run,
         save_config_callback=callbacks.SaveRunConfig,
         save_config_kwargs={"save_to_log_dir": False, "overwrite": True},
-        parser_kwargs={"parser_mode": "omegaconf+"},
+        parser_class=Parser,
+        parser_kwargs={"parser_mode": "omegaconf+", "exit_on_error": False},
         seed_everything_default=0,
     )
 
 
+def check_start(subcommand: str, config: Namespace) -> None:
+    """Raises ``ValueError`` if the checkpoint is none, or if weights that nobody trained were to be tested or sampled."""
+    checkpoint = config["ckpt_path"]
+    if checkpoint == "last" and subcommand != "fit":
+        checkpoint = os.path.join(config["checkpoint"]["dirpath"], "last.ckpt")
+    if not checkpoint:
+        if subcommand != "fit" and not config["init_from"]:
+            raise ValueError(f"{subcommand} needs trained weights: give --ckpt_path or --init_from")
+    elif not os.path.exists(checkpoint) and not re.fullmatch(r"last|best|hpc|registry.*|\w+://.*", checkpoint):
+        raise ValueError(f"there is no checkpoint {checkpoint}")
+    elif os.path.isfile(checkpoint) and not zipfile.is_zipfile(checkpoint):
+        raise ValueError(f"{checkpoint} is not the checkpoint of a run; files of weights alone go with --init_from")
+
+
+def mistake(error: BaseException) -> str | None:
+    """What a user did wrong, in one line; None if an error is none of a user's making."""
+    chain = list(unwrapped(error))
+    text = " ".join(str(chain[-1]).split())
+    if isinstance(error, ArgumentError):
+        keys = [found[1] for wrapper in chain if (found := re.match(r'Parser key "([^"]+)"', str(wrapper)))]
+        place = ".".join(dict.fromkeys(keys))
+        return f"{place}: {text}" if place else text
+    clear = package_of(chain[-1]) in SPEAKING and isinstance(chain[-1], ValueError | FileNotFoundError | MisconfigurationException)
+    return text if clear else None
+
+
+def unwrapped(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and, if jsonargparse raised it, those it was raised from: it wraps whatever constructors raise."""
+    while error is not None:
+        yield error
+        error = (error.__cause__ or error.__context__) if package_of(error) in ("jsonargparse", "argparse") else None
+
+
+def package_of(error: BaseException) -> str:
+    """The package whose code raised an error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals["__name__"].split(".")[0] if frames else ""
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:
+        text = mistake(error)
+        if text is None or os.environ.get("VIDEOAR_DEBUG"):
+            raise
+        sys.exit(f"error: {text}")

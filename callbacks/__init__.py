@@ -2,6 +2,7 @@
 
 from callbacks.error_inheritance import ErrorInheritance
 from callbacks.flip_ratio import FlipRatioSchedule
+from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.log_videos import LogVideos
 from callbacks.media import contact_sheet, write_mp4, write_preview
 from callbacks.save_run_config import SaveRunConfig
@@ -11,6 +12,7 @@ from callbacks.write_videos import WriteVideos
 __all__ = [
     "ErrorInheritance",
     "FlipRatioSchedule",
+    "LastCheckpoint",
     "LogVideos",
     "SaveRunConfig",
     "WriteReport",

@@ -92,11 +92,9 @@ class WriteReport(Callback):
             rank_zero_info(table(self._findings))
 
     def _keep_rows(self, videos: dict[str, Tensor], texts: list[str]) -> None:
-        """Keep clips from all over the first batch for the sheet: a row per kind of video, the caption at the first."""
+        """Keep clips spread over the first batches for the sheet: a row per kind of video, the caption at the first."""
         self._kinds = len(videos)
-        if self._rows:
-            return
-        for number in spread(len(texts), SHEET_CLIPS):
+        for number in spread(len(texts), SHEET_CLIPS - len(self._rows) // self._kinds):
             for place, (kind, clips) in enumerate(videos.items()):
                 self._rows.append((clips[number].cpu(), kind if place else f"{texts[number]}\n{kind}"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sized
+from typing import NoReturn
 
 import torch
 from lightning import LightningDataModule
@@ -81,6 +82,10 @@ class ClipDataModule(LightningDataModule, ABC):
 
     def test_dataloader(self) -> Iterable[VideoBatch]:
         return self._held_out("test")
+
+    def predict_dataloader(self) -> NoReturn:
+        """Raises ``ValueError``, as clips are made from prompts."""
+        raise ValueError(f"predict makes clips from prompts, which {type(self).__name__} does not have: add -c configs/sample.yaml")
 
     def _held_out(self, split: str) -> Iterable[VideoBatch]:
         dataset = self.dataset(split)

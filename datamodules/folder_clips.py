@@ -111,13 +111,16 @@ def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1) -> list[
             raise ValueError(f"{row.place}: there is no file {row.path}")
     shown = [row for row in rows if clip.frames == 1 or not is_picture(row.path)]
     with ThreadPoolExecutor(THREADS) as pool:
-        measured = [row for row in pool.map(_measure, shown) if row is not None]
+        outcomes = list(pool.map(_measure, shown))
+    measured = [row for row in outcomes if isinstance(row, Row)]
+    unreadable = [error for error in outcomes if isinstance(error, str)]
     span = (clip.frames - 1) / clip.fps
     used = [row for row in measured if row.end is None or row.end - row.start > span]
-    pictures, broken, short = len(rows) - len(shown), len(shown) - len(measured), len(measured) - len(used)
+    pictures, short = len(rows) - len(shown), len(measured) - len(used)
     needed = f"{clip.frames} frames at {clip.fps:g} fps need more than {span:g} s"
-    left_out = f"{pictures} pictures, {broken} unreadable, {short} too short ({needed})"
-    _check_share(broken, len(rows), broken_limit, left_out)
+    left_out = f"{pictures} pictures, {len(unreadable)} unreadable, {short} too short ({needed})"
+    if unreadable:
+        _check_share(len(unreadable), len(rows), broken_limit, f"the first is {unreadable[0]}")
     if not used:
         raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on gives a clip: {left_out}")
     if len(used) < len(rows):
@@ -125,15 +128,15 @@ def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1) -> list[
     return used
 
 
-def _measure(row: Row) -> Row | None:
-    """The row with its end; a picture has none. None if the file cannot be opened."""
+def _measure(row: Row) -> Row | str:
+    """The row with its end; a picture has none. What is wrong, with its place, if the file cannot be opened."""
     if row.end is not None or is_picture(row.path):
         return row
     try:
         return replace(row, end=probe(row.path).seconds)
     except UnreadableVideo as error:
         rank_zero_info(f"{row.place}: left out: {error}")
-        return None
+        return f"{row.place}: {error}"
 
 
 def _start(row: Row, clip: Clip, moment: float) -> float:

@@ -21,7 +21,7 @@ class Prompts(LightningDataModule):
 
     Lines of a .txt file are conditions. Lines of a .jsonl file are ``{"condition": "a text or a class name"}`` with any of "seed",
     "frames", "name", "prefix" (a video or picture to continue from, relative to the file) and "prefix_frames", which overrule the
-    arguments below. Clips with equal numbers of frames and of prefix frames share batches.
+    arguments below. Clips with equal numbers of frames and of prefix frames share batches. After ``setup``, ``requests`` lists all clips.
 
     Args:
         prompts: Path of a .txt or .jsonl file, or a list of conditions.
@@ -58,12 +58,12 @@ class Prompts(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Checks all prompts and reads every prefix once; raises ``ValueError`` with file and line of what is wrong."""
-        requests = make_requests(self.prompts, self.defaults)
+        self.requests = make_requests(self.prompts, self.defaults)
         # Decoded again when its turn comes: a second decoding is cheaper than holding all prefixes in memory.
-        for request in {(request.prefix, request.prefix_frames): request for request in reversed(requests)}.values():
+        for request in {(request.prefix, request.prefix_frames): request for request in reversed(self.requests)}.values():
             self._read_prefix(request)
         groups: dict[tuple[int, int], list[Request]] = {}
-        for request in requests:
+        for request in self.requests:
             groups.setdefault((request.frames, request.prefix_frames), []).append(request)
         size = self.batch_size
         self._batches = [group[first : first + size] for group in groups.values() for first in range(0, len(group), size)]

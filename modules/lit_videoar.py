@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -71,10 +73,19 @@ class LitVideoAR(LightningModule):
         if stage == "predict":
             return
         self.layout = self.tokenizer.layout(data.clip)
-        self.transformer.condition.learn_names(data.class_names, data.captions)
+        self.transformer.condition.learn_names(data.class_names, data.captions if stage == "fit" else [])
         self.scores, self.quality = BitScores(self.layout, self.tokenizer.bits), FrameQuality()
+
+    def on_fit_start(self) -> None:
+        # Not in setup, where the trainer does not tell yet whether it goes on from a checkpoint.
         if self.weights_source is None and self.trainer.ckpt_path is None:
-            rank_zero_warn("neither --init_from nor --ckpt_path was given: the tokenizer's weights are random")
+            rank_zero_warn("the tokenizer's weights are random; --init_from gives it those of a trained one")
+
+    def on_train_batch_start(self, batch: VideoBatch, batch_index: int) -> None:
+        """Noise follows from seed, process and step, so that a resumed run draws what it would have drawn."""
+        part = batch_index % self.trainer.accumulate_grad_batches
+        place = f"{os.environ.get('PL_GLOBAL_SEED', 0)}/{self.global_rank}/{self.global_step}/{part}"
+        torch.manual_seed(random.Random(place).getrandbits(63))
 
     def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
         lesson = teach(self.encode(batch), self.corruption)
@@ -95,6 +106,17 @@ class LitVideoAR(LightningModule):
         self.quality.update(videos["reconstructed"], videos["real"])
         return {"videos": videos}
 
+    def on_predict_start(self) -> None:
+        """Refuse what cannot be made before anything is made, with the place where it was asked for."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        for request in getattr(data, "requests", ()):
+            try:
+                self.tokenizer.layout(replace(data.clip, frames=request.frames))
+                self.tokenizer.latent_frames(request.prefix_frames or 1, "a prefix")
+                self.transformer.condition.of_texts([request.condition])
+            except ValueError as error:
+                raise ValueError(f"{request.place}: {error}") from error
+
     def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:
         """Make the clips asked for: ``video`` ``(B, 3, frames, height, width)`` uint8."""
         ids = self.transformer.condition.of_texts(batch["condition"]).to(self.device)
@@ -112,13 +134,11 @@ class LitVideoAR(LightningModule):
             "generated": to_uint8(self.generate(ids, Clip(*video.shape[2:]), batch["index"].tolist())),
         }
 
-    @torch.no_grad()
     def encode(self, batch: VideoBatch) -> Tensor:
-        """Continuous latents ``(B, d, t, h, w)`` of a batch; in float32, since half precision would change bits."""
+        """Continuous latents ``(B, d, t, h, w)`` of a batch; in training, those of clips met before come from memory."""
 
         def encode(video: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, enabled=False):
-                return self.tokenizer.encode(to_unit(video))
+            return self.tokenizer.encode_for_tokens(to_unit(video))
 
         if not self.training:
             return encode(batch["video"])

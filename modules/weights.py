@@ -82,7 +82,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each have their own ways to fail
-        raise ValueError(f"{path} is not a readable file of weights: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not a readable file of weights: neither a checkpoint nor safetensors") from error
     content = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 

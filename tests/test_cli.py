@@ -1,140 +1,221 @@
-"""The command line as a user types it, at toy sizes: every task, every stage, and what happens to bad input."""
+"""The command line as a user types it, at toy sizes: every task, every stage, and runs that are stopped, resumed and shared."""
 
+import csv
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from toy_runs import CONFIGS, ROOT, arguments, compose, run, weights
 
+from datamodules.export_digits import export
+from datamodules.reader import probe, read_clip
+from modules import LitVideoAR
+from modules.geometry import Clip
 from train import main
 
-ROOT = Path(__file__).parent.parent
-TINY_TOKENIZER = """
-class_path: modules.tokenizer.VideoTokenizer
-init_args: {bits: 8, channels: 24, multipliers: [1, 1, 1], blocks: 1, temporal_factor: 4}
-"""
-TINY = """
-model:
-  init_args:
-    tokenizer:
-      init_args: {bits: 8, channels: 24, multipliers: [1, 1, 1], blocks: 1, patch: 1, groups: 0}
-data:
-  init_args:
-    clip: {frames: 5, height: 16, width: 16}
-    batch_size: 4
-    clips: 16
-    held_out: 4
-trainer:
-  accelerator: cpu
-  max_steps: 4
-  val_check_interval: 2
-  limit_val_batches: 1
-  log_every_n_steps: 1
-  enable_progress_bar: false
-checkpoint:
-  every_n_train_steps: 2
-"""
-TINY_AR = """
-model:
-  init_args:
-    transformer:
-      init_args: {width: 48, layers: 1, heads: 2}
-"""
+
+class Road(NamedTuple):
+    """The folder of every stage of one small training, in order."""
+
+    pictures: Path
+    video: Path
+    short: Path
+    long: Path
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    (tmp_path / "tiny_ar.yaml").write_text(TINY_AR)
-    return tmp_path
+def checkpoint(stage: Path) -> Path:
+    return stage / "checkpoints" / "last.ckpt"
 
 
-def arguments(command: str, task: str, folder: Path, *more: object) -> list[str]:
-    overlays = ["tiny.yaml"] + (["tiny_ar.yaml"] if task == "videoar" else [])
-    args = [command, "-c", str(ROOT / f"configs/{task}.yaml")]
-    for overlay in overlays:
-        args += ["-c", str(folder / overlay)]
-    return [*args, "--trainer.default_root_dir", str(folder / task), *map(str, more)]
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    folder = tmp_path_factory.mktemp("road")
+    road = Road(*(folder / name for name in Road._fields))
+    images = ("-c", CONFIGS / "stage/1_images.yaml", "--data.batch_size", 4, "--trainer.max_steps", 2)
+    run("fit", "tokenizer", road.pictures, *images, "--trainer.val_check_interval", 2)
+    run("fit", "tokenizer", road.video, "--init_from", checkpoint(road.pictures))
+    run("fit", "videoar", road.short, "--init_from", checkpoint(road.video))
+    run("fit", "videoar", road.long, "--init_from", checkpoint(road.short), "--data.clip.frames", 9)
+    return road
 
 
-def run(command: str, task: str, folder: Path, *more: object) -> None:
-    main(arguments(command, task, folder, *more))
+def test_the_video_tokenizer_starts_as_the_picture_tokenizer(road: Road, tmp_path: Path) -> None:
+    source = checkpoint(road.pictures)
+    cli = compose("tokenizer", tmp_path, "--init_from", source)
+    start, pictures = cli.model.state_dict(), weights(source)
+    assert cli.model.weights_source == str(source) and start.keys() == pictures.keys()
+    deeper = [name for name, kernel in start.items() if kernel.shape != pictures[name].shape]
+    assert deeper and all(start[name].shape[2] == 3 and pictures[name].shape[2] == 1 for name in deeper)
+    for name, kernel in start.items():
+        flat = kernel[:, :, -1:] if name in deeper else kernel
+        assert torch.equal(flat, pictures[name]) and kernel.count_nonzero() == flat.count_nonzero()
 
 
-def checkpoint(folder: Path, task: str) -> Path:
-    return folder / task / "checkpoints" / "last.ckpt"
+def test_training_moves_all_of_the_tokenizer_and_then_none_of_it(road: Road) -> None:
+    video, short, long = (weights(checkpoint(stage)) for stage in (road.video, road.short, road.long))
+    start = compose("tokenizer", road.video, "--init_from", checkpoint(road.pictures)).model.state_dict()
+    assert all(not torch.equal(value, start[name]) for name, value in video.items())
+    frozen = [name for name in short if name.startswith("tokenizer.")]
+    assert len(frozen) == len(video) and all(torch.equal(stage[name], video[name]) for stage in (short, long) for name in frozen)
+    learned = [name for name in short if name.startswith("transformer.") and not name.endswith("_extra_state")]
+    assert learned and any(not torch.equal(short[name], long[name]) for name in learned)
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["state_dict"]
+def flat(values: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(values, dict):
+        return {key: value for name, part in values.items() for key, value in flat(part, f"{path}.{name}").items()}
+    return {path: values}
 
 
-def test_pictures_then_video_then_two_stages_then_test_and_predict(tiny: Path) -> None:
-    """The whole road of the demo, with the data overlay alone changing between the autoregressive stages."""
-    images = ("-c", ROOT / "configs/stage/digits_images.yaml", "--data.batch_size", 4)
-    run("fit", "tokenizer", tiny, *images)
-    picture_weights = checkpoint(tiny, "tokenizer").rename(tiny / "image.ckpt")
-    run("fit", "tokenizer", tiny, "--init_from", picture_weights)
-    video_weights = checkpoint(tiny, "tokenizer").rename(tiny / "video.ckpt")
-    run("test", "tokenizer", tiny, "--ckpt_path", video_weights)
-    assert json.loads((tiny / "tokenizer/report.json").read_text())["metrics"]["test/psnr"] > 0
-
-    run("fit", "videoar", tiny, "--init_from", video_weights)
-    stage_one = checkpoint(tiny, "videoar").rename(tiny / "one.ckpt")
-    run("fit", "videoar", tiny, "--init_from", stage_one, "--data.clip.frames", 9)
-    after = weights(checkpoint(tiny, "videoar"))
-    before = weights(video_weights)
-    frozen = [name for name in before if name.startswith("tokenizer.")]
-    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
-
-    run("validate", "videoar", tiny, "--ckpt_path", checkpoint(tiny, "videoar"))
-    run("test", "videoar", tiny, "--ckpt_path", checkpoint(tiny, "videoar"), "--data.clip.frames", 9)
-    report = json.loads((tiny / "videoar/report.json").read_text())
-    assert set(report["judge"]) == {"real", "reconstructed", "generated"} and report["judge"]["real"]["clips"] == 4
-    assert 0 <= report["metrics"]["test/accuracy/frame2_scale0"] <= 1
-
-    prompts = tiny / "prompts.jsonl"
-    prompts.write_text('{"condition": "3 left", "name": "short"}\n{"condition": "7 up", "name": "long", "frames": 21}\n')
-    sample = ("-c", ROOT / "configs/sample.yaml", "--data.prompts", prompts, "--data.clip.frames", 9)
-    size = ("--data.clip.height", 16, "--data.clip.width", 16, "--model.extension", '{"window": 9, "overlap": 5}')
-    without_data = [arg for arg in arguments("predict", "videoar", tiny, *sample, *size, "--ckpt_path", checkpoint(tiny, "videoar"))]
-    main(without_data)
-    made = tiny / "videoar/samples"
-    assert {path.suffix for path in made.glob("long.*")} == {".mp4", ".webp"} and (made / "contact_sheet.png").exists()
-    rows = [json.loads(line) for line in (made / "manifest.jsonl").read_text().splitlines()]
-    assert [(row["condition"], row["frames"]) for row in rows] == [("3 left", 9), ("7 up", 21)]
-    assert rows[0]["checkpoint"].endswith("last.ckpt") and rows[0]["settings"]["temperature"] == 0.7
+def test_the_stages_differ_in_their_data_only(road: Road) -> None:
+    short, long = (flat(yaml.safe_load((stage / "fit.yaml").read_text().replace(str(stage), "ROOT"))) for stage in (road.short, road.long))
+    assert short.keys() == long.keys()
+    assert {key for key in short if short[key] != long[key]} == {".init_from", ".data.init_args.clip.frames"}
 
 
+def test_validating_a_checkpoint_finds_what_training_found(road: Road, tmp_path: Path) -> None:
+    run("validate", "videoar", tmp_path, "--ckpt_path", checkpoint(road.short))
+    rows = [next(csv.DictReader(file.open())) for file in tmp_path.glob("log/*/metrics.csv")]
+    during = [row for row in csv.DictReader(next(road.short.glob("log/*/metrics.csv")).open()) if row["val/loss"]]
+    assert float(rows[0]["val/loss"]) == pytest.approx(float(during[-1]["val/loss"]), rel=1e-5)
+
+
+def test_testing_the_tokenizer_reports_it(road: Road, tmp_path: Path) -> None:
+    run("test", "tokenizer", tmp_path, "--init_from", checkpoint(road.video))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["protocol"]["clips"] == 4 and report["protocol"]["checkpoint"] == str(checkpoint(road.video))
+    assert report["metrics"]["test/psnr"] > 0 and set(report["judge"]) == {"real", "reconstructed"}
+
+
+def test_testing_the_model_judges_real_reconstructed_and_generated_clips(road: Road, tmp_path: Path) -> None:
+    run("test", "videoar", tmp_path, "--ckpt_path", checkpoint(road.long), "--data.clip.frames", 9)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["judge"]) == {"real", "reconstructed", "generated"}
+    assert report["judge"]["real"]["digit_all"] == 1.0 and all(row["clips"] == 4 for row in report["judge"].values())
+    assert report["protocol"]["checkpoint"] == str(checkpoint(road.long)) and report["protocol"]["frames"] == 9
+    assert 0 <= report["metrics"]["test/accuracy/frame2_scale0"] <= 1 and "test/accuracy/frame3_scale0" not in report["metrics"]
+    assert (tmp_path / "report.png").stat().st_size > 0
+
+
+SAMPLE = ("-c", CONFIGS / "sample.yaml", "--data.clip.height", 16, "--data.clip.width", 16, "--data.clip.frames", 9)
+
+
+def test_predict_writes_every_clip_long_ones_and_continued_ones_too(road: Road, tmp_path: Path) -> None:
+    export(tmp_path / "given", 1, Clip(9, 16, 16))
+    (picture,) = (tmp_path / "given").glob("*.png")
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [
+        {"condition": "3 left", "name": "short"},
+        {"condition": "7 up", "name": "long", "frames": 21},
+        {"condition": "0 up", "name": "continued", "prefix": str(picture)},
+    ]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--data.prompts", prompts, "--model.sampler.temperature", 0.6, "--ckpt_path", checkpoint(road.long))
+    command = ("predict", "videoar", tmp_path, *SAMPLE, *options)
+    run(*command)
+    made = tmp_path / "samples"
+    files = {f"{row['name']}{suffix}" for row in rows for suffix in (".mp4", ".webp")}
+    assert {path.name for path in made.iterdir()} == {*files, "contact_sheet.png", "manifest.jsonl"}
+    manifest = {line["file"]: line for line in map(json.loads, (made / "manifest.jsonl").read_text().splitlines())}
+    lengths = {name: (line["condition"], line["frames"], line["prefix_frames"]) for name, line in manifest.items()}
+    assert lengths == {"short.mp4": ("3 left", 9, 0), "long.mp4": ("7 up", 21, 0), "continued.mp4": ("0 up", 9, 1)}
+    assert all(probe(made / name).frames == line["frames"] for name, line in manifest.items())
+    assert all(line["checkpoint"] == str(checkpoint(road.long)) for line in manifest.values())
+    assert manifest["short.mp4"]["settings"]["temperature"] == 0.6
+
+    given, short, continued = (read_clip(path, Clip(1, 16, 16)).float() for path in (picture, made / "short.mp4", made / "continued.mp4"))
+    assert (continued - given).abs().mean() < 10 < (short - given).abs().mean()
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    run(*command)
+    assert before == {path.name: path.read_bytes() for path in made.iterdir()}
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(Callback):
+    """Ends a run before a step: at once, as a full disc or a lost machine would, or politely, after this step."""
+
+    def __init__(self, step: int, politely: bool) -> None:
+        self.step, self.politely = step, politely
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step != self.step:
+            return
+        if not self.politely:
+            raise Stop
+        trainer.should_stop = True
+
+
+# An epoch has 4 steps, and every second step is saved.
+@pytest.mark.parametrize(("politely", "stops", "saved"), [(False, (3, 5), (2, 4)), (True, (2, 4), (3, 5))], ids=["at_once", "politely"])
 @pytest.mark.parametrize("task", ["tokenizer", "videoar"])
-def test_a_resumed_run_equals_one_that_never_stopped(tiny: Path, task: str) -> None:
-    whole, parts = tiny / "whole", tiny / "parts"
-    steps = ("--trainer.max_steps", 4, "--trainer.default_root_dir")
-    run("fit", task, tiny, *steps, whole)
-
-    class Stop(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        raise Stop
-
-    cli = main([arg for arg in arguments("fit", task, tiny, *steps, parts)][1:], run=False)
-    cli.trainer.callbacks.append(_StopAfter(3, Stop))
-    with pytest.raises(Stop):
-        cli.trainer.fit(cli.model, cli.datamodule)
-    run("fit", task, tiny, *steps, parts, "--ckpt_path", "last")
-    finished, resumed = (weights(folder / "checkpoints/last.ckpt") for folder in (whole, parts))
-    assert all(torch.equal(value, resumed[name]) for name, value in finished.items())
-
-
-class _StopAfter:
-    """Placeholder replaced below; kept local to the test module."""
+def test_a_resumed_run_equals_one_that_never_stopped(
+    tmp_path: Path, task: str, politely: bool, stops: tuple[int, ...], saved: tuple[int, ...]
+) -> None:
+    steps = ("--trainer.max_steps", 6, "--ckpt_path", "last")
+    whole = run("fit", task, tmp_path / "whole", *steps)
+    for stop, step in zip(stops, saved, strict=True):
+        stopper = ("--trainer.callbacks+=test_cli.StopAt", f"--trainer.callbacks.step={stop}", f"--trainer.callbacks.politely={politely}")
+        with nullcontext() if politely else pytest.raises(Stop):
+            run("fit", task, tmp_path / "parts", *steps, *stopper)
+        assert torch.load(checkpoint(tmp_path / "parts"), weights_only=True)["global_step"] == step
+    parts = run("fit", task, tmp_path / "parts", *steps)
+    first, second = (torch.load(path, weights_only=True) for path in (whole, parts))
+    assert first["global_step"] == second["global_step"] == 6
+    assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
+    moments = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (first, second)]
+    assert all(torch.equal(value, moments[1][number][name]) for number, row in moments[0].items() for name, value in row.items())
+    assert first["lr_schedulers"] == second["lr_schedulers"]
 
 
-def test_two_processes_train_together(tiny: Path) -> None:
-    args = arguments("fit", "videoar", tiny, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 2)
+def test_every_process_and_every_step_draws_noise_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli, drawn = compose("videoar", tmp_path, "--trainer.accumulate_grad_batches", 2), {}
+    model, model.trainer = cli.model, cli.trainer
+    for _ in range(2):
+        for place in product((0, 1), repeat=3):
+            rank, step, batch_index = place
+            monkeypatch.setattr(LitVideoAR, "global_rank", rank)
+            monkeypatch.setattr(LitVideoAR, "global_step", step)
+            model.on_train_batch_start({}, batch_index)
+            drawn.setdefault(place, set()).add(torch.rand(()).item())
+    assert all(len(numbers) == 1 for numbers in drawn.values()) and len(set.union(*drawn.values())) == 8
+
+
+def test_without_a_checkpoint_yet_last_means_from_the_start(tmp_path: Path) -> None:
+    plain = weights(run("fit", "tokenizer", tmp_path / "plain"))
+    last = weights(run("fit", "tokenizer", tmp_path / "last", "--ckpt_path", "last"))
+    assert all(torch.equal(value, last[name]) for name, value in plain.items())
+
+
+def test_the_saved_configuration_is_a_run_of_its_own(road: Road, tmp_path: Path) -> None:
+    saved = road.long / "fit.yaml"
+    moved = tmp_path / "fit.yaml"
+    moved.write_text(saved.read_text().replace(str(road.long), str(tmp_path)))
+    text = moved.read_text()
+    main(["fit", "-c", str(moved)])
+    assert moved.read_text() == text and str(tmp_path) in text
+    again, before = weights(checkpoint(tmp_path)), weights(checkpoint(road.long))
+    assert all(torch.equal(value, again[name]) for name, value in before.items())
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_from_twice_the_batch(road: Road, tmp_path: Path) -> None:
+    still = ("--init_from", checkpoint(road.video), "--model.condition_dropout", 0, "--trainer.callbacks", "null")
+    one = run("fit", "videoar", tmp_path / "one", *still)
+    two = tmp_path / "two"
+    args = arguments("fit", "videoar", two, *still, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 2)
     result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert checkpoint(tiny, "videoar").exists()
+    expected, found = weights(one), weights(checkpoint(two))
+    worst = max((value - found[name]).abs().max().item() for name, value in expected.items() if value.is_floating_point())
+    assert worst < 1e-5, worst

@@ -43,12 +43,19 @@ class Generation:
         transformer: The model.
         sampler: How bits are drawn.
         extension: How videos grow beyond the trained length.
+
+    Raises:
+        ValueError: If the extension's windows or overlaps are no lengths that the tokenizer can make.
     """
 
     tokenizer: VideoTokenizer
     transformer: VideoARTransformer
     sampler: Sampler
     extension: Extension
+
+    def __post_init__(self) -> None:
+        for name in ("window", "overlap"):
+            self.tokenizer.latent_frames(getattr(self.extension, name), f"extension.{name}")
 
     @torch.no_grad()
     def __call__(self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None = None) -> Tensor:
@@ -80,7 +87,7 @@ class Generation:
         return video
 
     def _checked(self, prefix: Tensor, clip: Clip) -> Tensor:
-        self.tokenizer.latent_frames(prefix.shape[2])
+        self.tokenizer.latent_frames(prefix.shape[2], "a prefix")
         if prefix.shape[2] >= clip.frames:
             raise ValueError(f"a prefix of {prefix.shape[2]} frames leaves nothing of {clip.frames} frames to generate")
         return prefix
@@ -88,7 +95,7 @@ class Generation:
     def _window(self, ids: Tensor, clip: Clip, history: Tensor | None, generators: Sequence[torch.Generator], frames: int) -> Tensor:
         """One window of ``frames`` video frames that starts with the given history."""
         layout = self.tokenizer.layout(Clip(frames, clip.height, clip.width))
-        prefix = None if history is None else self.tokenizer.encode(history)
+        prefix = None if history is None else self.tokenizer.encode_for_tokens(history)
         latent = torch.stack(list(self.sampler.frames(self.transformer, ids, layout, generators, prefix)), dim=2)
         video = self.tokenizer.decode(latent)
         return video if history is None else torch.cat([history, video[:, :, history.shape[2] :]], dim=2)

@@ -83,8 +83,9 @@ class _Run:
     ) -> None:
         self.sampler, self.transformer, self.layout = sampler, transformer, layout
         self.clips, self.generators = len(ids), generators
+        self.guided = self._is_guided()
         nothing = transformer.condition.nothing(self.clips, ids.device)
-        prompt = transformer.condition(torch.cat([ids, nothing]) if self._is_guided() else ids)
+        prompt = transformer.condition(torch.cat([ids, nothing]) if self.guided else ids)
         self.decoding: Decoding = transformer.begin(prompt, layout.tokens)
         self.places = layout.places().to(ids.device)
         height, width = layout.pyramid.sizes[-1]
@@ -109,7 +110,7 @@ class _Run:
         """Guided logits ``(B, d, h_k, w_k)`` of one block."""
         inputs = rearrange(context, "b d h w -> b (h w) d")
         places = self.places[self.layout.block(frame, scale)]
-        if not self._is_guided():
+        if not self.guided:
             logits = self.transformer.step(inputs, places, self.decoding)
         else:
             conditioned, nothing = self.transformer.step(inputs.repeat(2, 1, 1), places, self.decoding).chunk(2)

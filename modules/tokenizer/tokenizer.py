@@ -87,12 +87,12 @@ class VideoTokenizer(nn.Module):
         rows, columns = (self._latent_side(name, getattr(clip, name)) for name in ("height", "width"))
         return Layout(Pyramid.of(rows, columns), frames)
 
-    def latent_frames(self, frames: int) -> int:
-        """Latent frames of ``frames`` video frames."""
+    def latent_frames(self, frames: int, what: str = "a clip") -> int:
+        """Latent frames of ``frames`` video frames; ``what`` has them, for the error."""
         factor = self.shape.temporal_factor
         if frames < 1 or (frames - 1) % factor:
             below = max(0, (frames - 1) // factor) * factor + 1
-            raise ValueError(f"a clip must have 1 + {factor} * n frames, got {frames}; the nearest are {below} and {below + factor}")
+            raise ValueError(f"{what} must have 1 + {factor} * n frames, got {frames}; the nearest are {below} and {below + factor}")
         return 1 + (frames - 1) // factor
 
     def video_frames(self, latent_frames: int) -> int:
@@ -122,6 +122,12 @@ class VideoTokenizer(nn.Module):
         """
         self.layout(Clip(*video.shape[2:]))
         return self.encoder(video.contiguous(memory_format=torch.channels_last_3d))
+
+    @torch.no_grad()
+    def encode_for_tokens(self, video: Tensor) -> Tensor:
+        """:meth:`encode` in float32 whatever autocast says, without gradients: half precision would change bits."""
+        with torch.autocast(video.device.type, enabled=False):
+            return self.encode(video.float())
 
     def decode(self, latent: Tensor) -> Tensor:
         """``(B, d, t, h, w)`` to video ``(B, 3, 1+(t-1)*tau, h*f, w*f)``, about [-1, 1], not clamped."""

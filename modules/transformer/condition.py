@@ -117,6 +117,8 @@ class ClassCondition(Condition):
         Raises:
             ValueError: If a text is not a class name.
         """
+        if not self.names:
+            raise ValueError("the model knows no classes yet: these are not the weights of a trained autoregressive model")
         for text in texts:
             if text not in self.names:
                 close = difflib.get_close_matches(text, self.names, n=3) or self.names[:3]

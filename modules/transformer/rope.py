@@ -24,13 +24,16 @@ class MultiScaleTemporalRope:
         sections = (pairs - rows - columns, rows, columns)
         if head_dim % 2 or min(sections) < 1:
             raise ValueError(f"head width {head_dim} cannot be split into rotary pairs for time, rows and columns: got {sections}")
-        self.frequencies = [base ** -(torch.arange(count) / count) for count in sections]
+        self.sections, self.base = sections, base
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """``(L, 3)`` time, row, column to cosines and sines ``(L, head_dim / 2)``, float32."""
-        angles = [positions[:, axis, None].float() * frequency.to(positions.device) for axis, frequency in enumerate(self.frequencies)]
+        angles = [positions[:, axis, None] * self._frequencies(pairs, positions.device) for axis, pairs in enumerate(self.sections)]
         angle = torch.cat(angles, dim=-1)
         return angle.cos(), angle.sin()
+
+    def _frequencies(self, pairs: int, device: torch.device) -> Tensor:
+        return self.base ** -(torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
 
 
 def token_positions(places: Tensor, prompt_length: int) -> Tensor:

@@ -1,0 +1,36 @@
+"""The command line at toy sizes, called from Python."""
+
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from train import VideoARCLI, main
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+TESTS = ROOT / "tests"
+
+
+def arguments(command: str, task: str, root: Path, *more: object) -> list[str]:
+    """A command line over the toy configuration of a task; ``root`` is where the run writes to."""
+    overlays = {"tokenizer": ["toy.yaml"], "videoar": ["toy.yaml", "toy_videoar.yaml"]}[task]
+    files = [CONFIGS / f"{task}.yaml", *(TESTS / overlay for overlay in overlays)]
+    configs = [text for file in files for text in ("-c", str(file))]
+    return [command, *configs, "--trainer.default_root_dir", str(root), *map(str, more)]
+
+
+def run(command: str, task: str, root: Path, *more: object) -> Path:
+    """Run it; returns where a fit leaves its checkpoint."""
+    main(arguments(command, task, root, *more))
+    return root / "checkpoints" / "last.ckpt"
+
+
+def compose(task: str, root: Path, *more: object) -> VideoARCLI:
+    """Do all that a fit does before its first step."""
+    with patch.object(VideoARCLI, "_run_subcommand"):
+        return main(arguments("fit", task, root, *more))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]

@@ -9,24 +9,19 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
 import zipfile
 from argparse import ArgumentError
-from collections.abc import Iterator
 from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 import callbacks
 import datamodules  # noqa: F401 - imported classes have short names on the command line
 import modules  # noqa: F401
+from modules.mistakes import mistake
 from modules.weights import load_weights
-
-# Packages whose ValueErrors speak of what a user gave them.
-SPEAKING = {"modules", "datamodules", "callbacks", "lightning", __name__}
 
 # Makes ${...} resolve across files and the command line; the other modes resolve each file by itself.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -92,31 +87,6 @@ def check_start(subcommand: str, config: Namespace) -> None:
         raise ValueError(f"there is no checkpoint {checkpoint}")
     elif os.path.isfile(checkpoint) and not zipfile.is_zipfile(checkpoint):
         raise ValueError(f"{checkpoint} is not the checkpoint of a run; files of weights alone go with --init_from")
-
-
-def mistake(error: BaseException) -> str | None:
-    """What a user did wrong, in one line; None if an error is none of a user's making."""
-    chain = list(unwrapped(error))
-    text = " ".join(str(chain[-1]).split())
-    if isinstance(error, ArgumentError):
-        keys = [found[1] for wrapper in chain if (found := re.match(r'Parser key "([^"]+)"', str(wrapper)))]
-        place = ".".join(dict.fromkeys(keys))
-        return f"{place}: {text}" if place else text
-    clear = package_of(chain[-1]) in SPEAKING and isinstance(chain[-1], ValueError | FileNotFoundError | MisconfigurationException)
-    return text if clear else None
-
-
-def unwrapped(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and, if jsonargparse raised it, those it was raised from: it wraps whatever constructors raise."""
-    while error is not None:
-        yield error
-        error = (error.__cause__ or error.__context__) if package_of(error) in ("jsonargparse", "argparse") else None
-
-
-def package_of(error: BaseException) -> str:
-    """The package whose code raised an error."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return frames[-1].f_globals["__name__"].split(".")[0] if frames else ""
 
 
 if __name__ == "__main__":

@@ -21,5 +21,5 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(dirpath=dirpath, filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step % self._every_n_train_steps and not trainer.fast_dev_run:
+        if trainer.global_step % self._every_n_train_steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(f"{self.dirpath}/{self.filename}.ckpt", weights_only=False)

@@ -24,13 +24,14 @@ DOORS: dict[str, set[str]] = {
     "modules.transformer": {"modules.transformer", "modules.geometry"},
     "modules.autoregression": {"modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.metrics": {"modules.metrics", "modules.geometry"},
+    "modules.mistakes": set(),
     "modules.lit_tokenizer": {"modules"},
     "modules.lit_videoar": {"modules"},
     "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels"},
     "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.autoregression.corruption"},
     "train": {"callbacks", "datamodules", "modules"},
 }
-WITH_LIGHTNING = {"modules.lit_tokenizer", "modules.lit_videoar", "datamodules", "callbacks", "train"}
+WITH_LIGHTNING = {"modules.mistakes", "modules.lit_tokenizer", "modules.lit_videoar", "datamodules", "callbacks", "train"}
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()

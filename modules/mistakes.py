@@ -1,0 +1,40 @@
+"""Telling a user's mistake, which deserves one clear line, from a fault of the program, which deserves a traceback."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from argparse import ArgumentError
+from collections.abc import Iterator
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+# Packages whose ValueErrors speak of what a user gave them; train.py runs under two names.
+SPEAKING = {"modules", "datamodules", "callbacks", "lightning", "train", "__main__"}
+
+
+def mistake(error: BaseException) -> str | None:
+    """What a user did wrong, in one line; None if an error is none of a user's making."""
+    chain = list(unwrapped(error))
+    text = " ".join(str(chain[-1]).split())
+    if isinstance(error, ArgumentError):
+        keys = [found[1] for wrapper in chain if (found := re.match(r'Parser key "([^"]+)"', str(wrapper)))]
+        place = ".".join(dict.fromkeys(keys))
+        return f"{place}: {text}" if place else text
+    if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
+        return f"the checkpoint is of another architecture: {' '.join(str(error).splitlines()[1].split())}"
+    clear = package_of(chain[-1]) in SPEAKING and isinstance(chain[-1], ValueError | FileNotFoundError | MisconfigurationException)
+    return text if clear else None
+
+
+def unwrapped(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and, if jsonargparse raised it, those it was raised from: it wraps whatever constructors raise."""
+    while error is not None:
+        yield error
+        error = (error.__cause__ or error.__context__) if package_of(error) in ("jsonargparse", "argparse") else None
+
+
+def package_of(error: BaseException) -> str:
+    """The package whose code raised an error."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals["__name__"].split(".")[0] if frames else ""

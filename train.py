@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 import zipfile
 from argparse import ArgumentError
 from typing import Any
@@ -22,6 +23,9 @@ import datamodules  # noqa: F401 - imported classes have short names on the comm
 import modules  # noqa: F401
 from modules.mistakes import mistake
 from modules.weights import load_weights
+
+# Lightning's own use of torch, which its users cannot mend.
+warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
 
 # Makes ${...} resolve across files and the command line; the other modes resolve each file by itself.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

@@ -31,6 +31,7 @@ RUNS ?= runs/demo
 TRAIN := $(BIN)/python train.py
 ROOT = --trainer.default_root_dir
 LAST := checkpoints/last.ckpt
+RESUME = $(if $(wildcard $(@D)/$(LAST)),--ckpt_path last)
 
 demo: $(RUNS)/7_continued/done ## train everything on moving digits in about ten minutes, then make videos
 	@echo
@@ -40,19 +41,19 @@ demo: $(RUNS)/7_continued/done ## train everything on moving digits in about ten
 	@echo "scores                      $(RUNS)/5_test/report.json and report.png"
 
 $(RUNS)/1_image_tokenizer/done: .venv/installed
-	$(TRAIN) fit -c configs/tokenizer.yaml -c configs/stage/1_images.yaml $(ROOT) $(@D) --ckpt_path last
+	$(TRAIN) fit -c configs/tokenizer.yaml -c configs/stage/1_images.yaml $(ROOT) $(@D) $(RESUME)
 	@touch $@
 
 $(RUNS)/2_video_tokenizer/done: $(RUNS)/1_image_tokenizer/done
-	$(TRAIN) fit -c configs/tokenizer.yaml -c configs/stage/2_video.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
+	$(TRAIN) fit -c configs/tokenizer.yaml -c configs/stage/2_video.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) $(RESUME)
 	@touch $@
 
 $(RUNS)/3_short_clips/done: $(RUNS)/2_video_tokenizer/done
-	$(TRAIN) fit -c configs/videoar.yaml -c configs/stage/3_short_clips.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
+	$(TRAIN) fit -c configs/videoar.yaml -c configs/stage/3_short_clips.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) $(RESUME)
 	@touch $@
 
 $(RUNS)/4_long_clips/done: $(RUNS)/3_short_clips/done
-	$(TRAIN) fit -c configs/videoar.yaml -c configs/stage/4_long_clips.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) --ckpt_path last
+	$(TRAIN) fit -c configs/videoar.yaml -c configs/stage/4_long_clips.yaml --init_from $(<D)/$(LAST) $(ROOT) $(@D) $(RESUME)
 	@touch $@
 
 $(RUNS)/5_test/done: $(RUNS)/4_long_clips/done

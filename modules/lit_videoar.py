@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from modules.autoregression import BitCorruption, Extension, Generation, LatentMemory, Sampler, bit_loss, teach
@@ -180,11 +180,11 @@ class LitVideoAR(LightningModule):
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test")
+        rank_zero_info(self.scores.table(self._log_scores("test")))
         self.log_dict({f"test/{name}": value for name, value in self.quality.compute().items()})
         self.quality.reset()
 
-    def _log_scores(self, stage: str) -> None:
+    def _log_scores(self, stage: str) -> dict[str, Tensor]:
         scores = self.scores.compute()
         self.scores.reset()
         self.log(f"{stage}/bit_accuracy", scores["mean_accuracy"], prog_bar=True)
@@ -192,3 +192,4 @@ class LitVideoAR(LightningModule):
         for name in ("accuracy", "majority"):
             for frame, row in enumerate(scores[name]):
                 self.log_dict({f"{stage}/{name}/frame{frame}_scale{scale}": value for scale, value in enumerate(row)})
+        return scores

@@ -74,3 +74,10 @@ def test_scores_agree_with_nested_loops() -> None:
             assert result["accuracy"][frame, scale].item() == pytest.approx(slow_right[block].mean().item() / 6)
             expected = torch.maximum(ones[block], 6 - ones[block]).mean().item() / 6
             assert result["majority"][frame, scale].item() == pytest.approx(expected)
+
+
+def test_table_shows_accuracy_beside_the_trivial_guess() -> None:
+    scores = BitScores(Layout(Pyramid.of(2, 2), 2), 3)
+    scores.update(torch.ones(2, 10, 3), torch.ones(2, 10, 3, dtype=torch.bool))
+    lines = scores.table(scores.compute()).splitlines()
+    assert lines[1].split() == ["scale", "1x1", "2x2"] and lines[3].split()[:4] == ["frame", "1", "1.000", "(1.000)"]

@@ -46,6 +46,15 @@ class BitScores(Metric):
             "mean_majority": majority.mean(),
         }
 
+    def table(self, result: dict[str, Tensor]) -> str:
+        """The result of :meth:`compute` as text: a row per latent frame, a column per scale, the trivial guess in brackets."""
+        head = [f"{height}x{width}".rjust(15) for height, width in self.layout.pyramid.sizes]
+        lines = ["bit accuracy (in brackets: always the likelier value; a coin: 0.500)", "scale   " + "".join(head)]
+        for frame, rows in enumerate(zip(result["accuracy"], result["majority"], strict=True)):
+            cells = [f"{accuracy:.3f} ({majority:.3f})".rjust(15) for accuracy, majority in zip(*rows, strict=True)]
+            lines.append(f"frame {frame:2d}" + "".join(cells))
+        return "\n".join(lines)
+
     def _by_block(self, values: Tensor) -> Tensor:
         per_token = values.mean(dim=1).view(self.layout.frames, -1)
         blocks = per_token.split(list(self.layout.pyramid.areas), dim=1)

@@ -73,13 +73,21 @@ class LitVideoAR(LightningModule):
         if stage == "predict":
             return
         self.layout = self.tokenizer.layout(data.clip)
-        self.transformer.condition.learn_names(data.class_names, data.captions if stage == "fit" else [])
+        if stage == "fit":
+            self.transformer.condition.learn_names(data.class_names, data.captions)
         self.scores, self.quality = BitScores(self.layout, self.tokenizer.bits), FrameQuality()
 
     def on_fit_start(self) -> None:
         # Not in setup, where the trainer does not tell yet whether it goes on from a checkpoint.
         if self.weights_source is None and self.trainer.ckpt_path is None:
             rank_zero_warn("the tokenizer's weights are random; --init_from gives it those of a trained one")
+
+    def on_validation_start(self) -> None:
+        """Refuse classes other than those of the weights, which the trainer has loaded by now."""
+        self.transformer.condition.learn_names(self.trainer.datamodule.class_names, captions=[])  # type: ignore[attr-defined]
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
 
     def on_train_batch_start(self, batch: VideoBatch, batch_index: int) -> None:
         """Noise follows from seed, process and step, so that a resumed run draws what it would have drawn."""

@@ -20,6 +20,9 @@ def test_captioned_clips_train_a_tokenizer_and_a_model_that_takes_words(tmp_path
     names = json.loads(bytes(weights(model)["transformer.condition._extra_state"].tolist()))
     assert {"moving", "up", "down", "left", "right"} <= set(names)
 
+    run("test", "videoar", tmp_path / "2", *text, *mine, "--data.clip.frames", 9, "--ckpt_path", model)
+    assert 0 < json.loads((tmp_path / "2/report.json").read_text())["metrics"]["test/loss"] < 1
+
     prompts = ("-c", CONFIGS / "sample.yaml", "--data.prompts", '["a 0 moving up"]', *SMALL, "--data.clip.frames", 9)
     run("predict", "videoar", tmp_path / "3", *text, *prompts, "--ckpt_path", model)
     (row,) = [json.loads(line) for line in (tmp_path / "3/samples/manifest.jsonl").read_text().splitlines()]

@@ -10,6 +10,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from modules.tokenizer.inflation import can_inflate, inflate_kernel
+
 EXTRA_STATE = "_extra_state"
 
 
@@ -96,8 +98,8 @@ def _fit_part(names: list[str], own: dict[str, Tensor], found: dict[str, Tensor]
         elif name.endswith(EXTRA_STATE) or found[name].shape == own[name].shape:
             fitted[name] = found[name]
             report.copied.append(name)
-        elif _can_inflate(found[name], own[name]):
-            fitted[name] = inflate(found[name], own[name].shape[2])
+        elif can_inflate(found[name], own[name]):
+            fitted[name] = inflate_kernel(found[name], torch.zeros_like(own[name][:, :, :-1]))
             report.inflated.append(name)
         else:
             culprits.append(f"{name} is {tuple(found[name].shape)} in the file and {tuple(own[name].shape)} in the model")
@@ -105,18 +107,6 @@ def _fit_part(names: list[str], own: dict[str, Tensor], found: dict[str, Tensor]
         more = f" (and {len(culprits) - 1} more)" if len(culprits) > 1 else ""
         raise ValueError(f"{report.path} is of another architecture: {culprits[0]}{more}")
     return fitted
-
-
-def _can_inflate(kernel: Tensor, target: Tensor) -> bool:
-    """Whether the shapes differ only in a temporal axis that is 1 in the file."""
-    return kernel.ndim == target.ndim == 5 and kernel.shape[2] == 1 and kernel[:, :, 0].shape == target[:, :, 0].shape
-
-
-def inflate(kernel: Tensor, slices: int) -> Tensor:
-    """A 2D kernel ``(out, in, 1, h, w)`` as the last of ``slices`` temporal slices, zeros before it."""
-    video_kernel = kernel.new_zeros(*kernel.shape[:2], slices, *kernel.shape[3:])
-    video_kernel[:, :, -1] = kernel[:, :, 0]
-    return video_kernel
 
 
 def _some(names: dict[str, Tensor]) -> str:

@@ -19,7 +19,7 @@ DOORS: dict[str, set[str]] = {
     "modules.batch": set(),
     "modules.pixels": set(),
     "modules.optim": set(),
-    "modules.weights": set(),
+    "modules.weights": {"modules.tokenizer.inflation"},
     "modules.tokenizer": {"modules.tokenizer", "modules.geometry"},
     "modules.transformer": {"modules.transformer", "modules.geometry"},
     "modules.autoregression": {"modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Self
 
 import torch
 from einops import rearrange
@@ -13,6 +15,8 @@ from modules.tokenizer import bsq
 from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.decoder import Decoder
 from modules.tokenizer.encoder import Encoder
+from modules.tokenizer.infinity import read_infinity, read_settings
+from modules.tokenizer.inflation import can_inflate, inflate_kernel
 from modules.tokenizer.pyramid import down, walk
 
 
@@ -72,6 +76,48 @@ class VideoTokenizer(nn.Module):
         self.encoder = Encoder(self.shape)
         self.decoder = Decoder(self.shape)
         self._initialise()
+
+    @classmethod
+    def from_infinity(cls, path: str | Path) -> Self:
+        """A tokenizer that Infinity published, its architecture read from the shapes in the file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no such file, or a tensor is missing or has another shape; the first one is named.
+        """
+        tensors = read_infinity(path)
+        tokenizer = cls(**read_settings(tensors))
+        for name, own in tokenizer.state_dict().items():
+            if name not in tensors:
+                raise ValueError(f"{path}: {name} is missing")
+            if tensors[name].shape != own.shape:
+                raise ValueError(f"{path}: {name} is {tuple(tensors[name].shape)}, expected {tuple(own.shape)}")
+        tokenizer.load_state_dict({name: tensors[name] for name in tokenizer.state_dict()})
+        return tokenizer
+
+    def inflate(self, temporal_factor: int = 4, temporal_init: Literal["zeros", "random"] = "zeros") -> VideoTokenizer:
+        """A video tokenizer that starts from this image tokenizer (paper 4.1).
+
+        Args:
+            temporal_factor: Video frames per latent frame, at least 2.
+            temporal_init: What the temporal slices before the last one hold. With "zeros" the encoder equals this one on every
+                ``temporal_factor``-th frame and the decoder repeats latent frames; the paper says "random".
+
+        Raises:
+            ValueError: If this is a video tokenizer already.
+        """
+        if self.shape.temporal_factor != 1 or temporal_factor < 2:
+            raise ValueError(f"inflation goes from 1 to 2 or more frames per latent, got {self.shape.temporal_factor} to {temporal_factor}")
+        shape = replace(self.shape, temporal_factor=temporal_factor)
+        video = VideoTokenizer(shape.bits, shape.channels, shape.multipliers, shape.blocks, temporal_factor, shape.patch, shape.groups)
+        state = video.state_dict()
+        for name, value in self.state_dict().items():
+            if can_inflate(value, state[name]):
+                earlier = state[name][:, :, :-1]
+                value = inflate_kernel(value, torch.zeros_like(earlier) if temporal_init == "zeros" else earlier)
+            state[name] = value
+        video.load_state_dict(state)
+        return video
 
     @property
     def bits(self) -> int:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,7 +23,7 @@ class Prompt(NamedTuple):
     pooled: Tensor
 
 
-class Condition(nn.Module):
+class Condition(nn.Module, ABC):
     """Learned embeddings of token ids, with a learned "no condition" for guidance.
 
     The names that the ids stand for (classes or words) are stored with the weights, so a checkpoint is complete by itself.
@@ -51,17 +52,17 @@ class Condition(nn.Module):
         """Ids ``(clips, P)`` of "no condition"."""
         return torch.full((clips, self.length), -1, device=device)
 
+    @abstractmethod
     def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
         """Take over what the training data call things; called before training, does nothing if that is known already."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_batch(self, labels: Tensor, captions: Sequence[str]) -> Tensor:
         """Ids ``(B, P)`` of a training batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """Ids ``(B, P)`` of what a user typed."""
-        raise NotImplementedError
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(list(json.dumps(self.names).encode()), dtype=torch.uint8)

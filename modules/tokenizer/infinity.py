@@ -1,0 +1,52 @@
+"""Reading the tokenizers that Infinity published: ``infinity_vae_d16.pth`` and its siblings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What a file may hold beside the network: the quantiser's constants, an alias of them, and the perceptual loss.
+FOREIGN = ("quantizer.", "quantize.", "perceptual_model.", "flux")
+
+
+def read_infinity(path: str | Path) -> dict[str, Tensor]:
+    """The network's tensors of a published file, named and shaped as ours: 2D kernels get a temporal axis of 1.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no such network. Nothing in it is ever run.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file of weights at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle and zip each have their own ways to fail
+        raise ValueError(f"{path} is not a readable file of weights") from error
+    state = content.get("vae", content) if isinstance(content, dict) else {}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and not name.startswith(FOREIGN)}
+    if "encoder.conv_in.conv.weight" not in tensors:
+        raise ValueError(f"{path} holds no Infinity tokenizer: encoder.conv_in.conv.weight is missing")
+    return {name: value.float().unsqueeze(2) if value.ndim == 4 else value.float() for name, value in tensors.items()}
+
+
+def read_settings(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The arguments of ``VideoTokenizer`` that the shapes tell; the temporal factor is 1 unless kernels have temporal slices."""
+    first = tensors["encoder.conv_in.conv.weight"]
+    levels = _count(tensors, r"encoder\.down\.(\d+)\.block\.0\.conv1\.conv\.weight")
+    widths = [tensors[f"encoder.down.{level}.block.0.conv1.conv.weight"].shape[0] for level in range(levels)]
+    return {
+        "bits": tensors["encoder.conv_out.conv.weight"].shape[0],
+        "channels": first.shape[0],
+        "multipliers": tuple(width // first.shape[0] for width in widths),
+        "blocks": _count(tensors, r"encoder\.down\.0\.block\.(\d+)\.conv1\.conv\.weight"),
+        "temporal_factor": 1 if first.shape[2] == 1 else 4,
+    }
+
+
+def _count(tensors: dict[str, Tensor], pattern: str) -> int:
+    """How many numbers a pattern finds among the names."""
+    return len({found[1] for name in tensors if (found := re.fullmatch(pattern, name))})

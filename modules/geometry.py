@@ -92,14 +92,6 @@ class Pyramid:
         return cls((*sizes, (height, width)))
 
     @property
-    def height(self) -> int:
-        return self.sizes[-1][0]
-
-    @property
-    def width(self) -> int:
-        return self.sizes[-1][1]
-
-    @property
     def scales(self) -> int:
         return len(self.sizes)
 

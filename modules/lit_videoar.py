@@ -97,7 +97,7 @@ class LitVideoAR(LightningModule):
 
     def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
         lesson = teach(self.encode(batch), self.corruption)
-        ids = self._dropped(self.transformer.condition.of_batch(batch["label"], batch["caption"]))
+        ids = self._dropped(self._ids(batch))
         logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)))
         loss = bit_loss(logits, lesson.targets)
         accuracy = ((logits > 0) == lesson.targets).float().mean()
@@ -135,7 +135,7 @@ class LitVideoAR(LightningModule):
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8."""
         video = batch["video"]
-        ids = self.transformer.condition.of_batch(batch["label"], batch["caption"])
+        ids = self._ids(batch)
         return {
             "real": video,
             "reconstructed": to_uint8(self.tokenizer(to_unit(video)).video),
@@ -167,6 +167,10 @@ class LitVideoAR(LightningModule):
         scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _ids(self, batch: VideoBatch) -> Tensor:
+        """Condition ids ``(B, P)`` of a batch."""
+        return self.transformer.condition.of_batch(batch["label"], batch["caption"])
+
     def _dropped(self, ids: Tensor) -> Tensor:
         """Ids with some clips' conditions replaced by "no condition"."""
         drop = torch.rand(len(ids), 1, device=ids.device) < self.condition_dropout
@@ -179,7 +183,7 @@ class LitVideoAR(LightningModule):
     def _score(self, batch: VideoBatch, stage: str) -> None:
         """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
         lesson = teach(self.encode(batch), BitCorruption())
-        ids = self.transformer.condition.of_batch(batch["label"], batch["caption"])
+        ids = self._ids(batch)
         logits = self.transformer(lesson.inputs, self.layout, ids)
         self.scores.update(logits, lesson.targets)
         self.log(f"{stage}/loss", bit_loss(logits, lesson.targets), batch_size=len(ids), prog_bar=True, sync_dist=True)

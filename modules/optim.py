@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from torch import nn
 from torch.optim import Optimizer
@@ -40,8 +39,3 @@ class WarmupCosine(LambdaLR):
             return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * done))
 
         super().__init__(optimizer, share)
-
-
-def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
-    """Number of values."""
-    return sum(parameter.numel() for parameter in parameters)

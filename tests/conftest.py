@@ -29,6 +29,10 @@ def make_transformer(bits: int = 8, **settings: object) -> VideoARTransformer:
     return VideoARTransformer(bits, lambda width: ClassCondition(width, (3, 2)), width=48, layers=2, heads=2, **settings)
 
 
+def count_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def shaken(module: torch.nn.Module) -> torch.nn.Module:
     """Every parameter moved away from its start, where zeros and ones would hide mistakes."""
     with torch.no_grad():

@@ -17,11 +17,11 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from conftest import count_parameters
 from toy_runs import CONFIGS, ROOT
 
 import modules
 from datamodules.prompt_list import Defaults, make_requests
-from modules.optim import count_parameters
 from train import VideoARCLI, main
 
 TASKS = {"tokenizer": modules.LitTokenizer, "videoar": modules.LitVideoAR}
@@ -125,7 +125,7 @@ def test_sizes_have_the_parameters_they_claim(composed: Any, file: Path) -> None
     claim = re.search(r"([\d.]+) ([MB]) parameters", (CONFIGS / file).read_text())
     assert claim, f"{file} does not say how many parameters it has"
     digits = len(claim[1].partition(".")[2])
-    assert f"{count_parameters(part.parameters()) / {'M': 1e6, 'B': 1e9}[claim[2]]:.{digits}f}" == claim[1]
+    assert f"{count_parameters(part) / {'M': 1e6, 'B': 1e9}[claim[2]]:.{digits}f}" == claim[1]
     assert all(parameter.is_meta for parameter in model.parameters())
 
 

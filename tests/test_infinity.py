@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import shaken
+from conftest import count_parameters, shaken
 from safetensors.torch import load_file
 
-from modules.optim import count_parameters
 from modules.pixels import to_unit
 from modules.tokenizer import VideoTokenizer
 
@@ -65,7 +64,7 @@ def test_inflation_keeps_the_kernel_last_and_fills_the_earlier_slices_as_asked()
 @pytest.mark.parametrize(("bits", "factor", "parameters"), [(32, 1, 110_118_051), (48, 1, 110_265_523), (48, 4, 329_988_787)])
 def test_the_full_network_has_the_published_number_of_parameters(bits: int, factor: int, parameters: int) -> None:
     with torch.device("meta"):
-        assert count_parameters(VideoTokenizer(bits, temporal_factor=factor).parameters()) == parameters
+        assert count_parameters(VideoTokenizer(bits, temporal_factor=factor)) == parameters
 
 
 @golden

@@ -141,10 +141,6 @@ class VideoTokenizer(nn.Module):
             raise ValueError(f"{what} must have 1 + {factor} * n frames, got {frames}; the nearest are {below} and {below + factor}")
         return 1 + (frames - 1) // factor
 
-    def video_frames(self, latent_frames: int) -> int:
-        """Video frames of ``latent_frames`` latent frames."""
-        return 1 + (latent_frames - 1) * self.shape.temporal_factor
-
     def _initialise(self) -> None:
         """Convolutions that keep the signal's size, residual branches that start small (our decision; it saves about a third of the
         steps on small models)."""

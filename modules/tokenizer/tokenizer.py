@@ -142,8 +142,10 @@ class VideoTokenizer(nn.Module):
         return 1 + (frames - 1) // factor
 
     def _initialise(self) -> None:
-        """Convolutions that keep the signal's size, residual branches that start small (our decision; it saves about a third of the
-        steps on small models)."""
+        """Convolutions that keep the signal's size, residual branches that start small.
+
+        Our decision: 15.9 instead of 15.6 dB after 300 steps of a small image tokenizer (one run each).
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv3d):
                 gain = 0.2 if name.endswith("conv2.conv") else 1.0

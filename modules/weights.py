@@ -6,10 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from modules.tensor_file import open_tensors
 from modules.tokenizer.inflation import can_inflate, inflate_kernel
 
 EXTRA_STATE = "_extra_state"
@@ -76,16 +76,8 @@ def load_weights(module: nn.Module, path: str | Path) -> Report:
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Named tensors of a Lightning checkpoint (``.ckpt``, ``.pt``, ``.pth``) or a safetensors file, on the CPU; never unpickles code."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of weights at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors each have their own ways to fail
-        raise ValueError(f"{path} is not a readable file of weights: neither a checkpoint nor safetensors") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
+    content = open_tensors(path)
+    content = content.get("state_dict", content)
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from modules.tensor_file import open_tensors
 
 # What a file may hold beside the network: the quantiser's constants, an alias of them, and the perceptual loss.
 FOREIGN = ("quantizer.", "quantize.", "perceptual_model.", "flux")
@@ -20,13 +21,8 @@ def read_infinity(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no such network. Nothing in it is ever run.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file of weights at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle and zip each have their own ways to fail
-        raise ValueError(f"{path} is not a readable file of weights") from error
-    state = content.get("vae", content) if isinstance(content, dict) else {}
+    content = open_tensors(path)
+    state = content.get("vae", content)
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and not name.startswith(FOREIGN)}
     if "encoder.conv_in.conv.weight" not in tensors:
         raise ValueError(f"{path} holds no Infinity tokenizer: encoder.conv_in.conv.weight is missing")

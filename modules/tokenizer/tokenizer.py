@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -108,8 +108,7 @@ class VideoTokenizer(nn.Module):
         """
         if self.shape.temporal_factor != 1 or temporal_factor < 2:
             raise ValueError(f"inflation goes from 1 to 2 or more frames per latent, got {self.shape.temporal_factor} to {temporal_factor}")
-        shape = replace(self.shape, temporal_factor=temporal_factor)
-        video = VideoTokenizer(shape.bits, shape.channels, shape.multipliers, shape.blocks, temporal_factor, shape.patch, shape.groups)
+        video = VideoTokenizer(**asdict(replace(self.shape, temporal_factor=temporal_factor)))
         state = video.state_dict()
         for name, value in self.state_dict().items():
             if can_inflate(value, state[name]):

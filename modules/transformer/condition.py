@@ -37,10 +37,20 @@ class Condition(nn.Module, ABC):
     def __init__(self, width: int, rows: int, length: int) -> None:
         super().__init__()
         self.length = length
-        self.names: list[str] = []
+        self.names = []
         self.embedding = nn.Embedding(rows, width)
         self.null = nn.Parameter(torch.randn(length, width) * 0.02)
         nn.init.normal_(self.embedding.weight, std=0.02)
+
+    @property
+    def names(self) -> list[str]:
+        """What the ids stand for, in the order of the ids."""
+        return list(self._places)
+
+    @names.setter
+    def names(self, names: Sequence[str]) -> None:
+        # Kept as a table, so that a training batch looks its words up without building one.
+        self._places = {name: place for place, name in enumerate(names)}
 
     def forward(self, ids: Tensor) -> Prompt:
         """``(B, P)`` ids, -1 in a row's first place for "no condition"."""
@@ -121,10 +131,10 @@ class ClassCondition(Condition):
         if not self.names:
             raise ValueError("the model knows no classes yet: these are not the weights of a trained autoregressive model")
         for text in texts:
-            if text not in self.names:
+            if text not in self._places:
                 close = difflib.get_close_matches(text, self.names, n=3) or self.names[:3]
                 raise ValueError(f"unknown class {text!r}; the model knows {len(self.names)} classes, such as {', '.join(close)}")
-        return self.of_batch(torch.tensor([self.names.index(text) for text in texts]), texts)
+        return self.of_batch(torch.tensor([self._places[text] for text in texts]), texts)
 
     def _offsets(self) -> list[int]:
         return [sum(self.factors[:place]) for place in range(len(self.factors))]
@@ -139,7 +149,7 @@ class TextCondition(Condition):
         length: Words per text; longer texts are cut with a warning.
     """
 
-    PADDING, UNKNOWN = 0, 1
+    PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2
 
     def __init__(self, width: int, vocabulary: int = 4096, length: int = 16) -> None:
         super().__init__(width, rows=vocabulary + 2, length=length)
@@ -168,13 +178,15 @@ class TextCondition(Condition):
         return self._ids(texts)
 
     def _ids(self, texts: Sequence[str]) -> Tensor:
-        numbers = {word: place + 2 for place, word in enumerate(self.names)}
-        rows = [[numbers.get(word, self.UNKNOWN) for word in words(text)] for text in texts]
+        rows = [[self._number(word) for word in words(text)] for text in texts]
         longest = max(rows, key=len, default=[])
         if len(longest) > self.length:
             warnings.warn(f"a text of {len(longest)} words was cut to {self.length}", stacklevel=3)
         rows = [row[: self.length] or [-1] for row in rows]
         return torch.tensor([row + [self.PADDING] * (self.length - len(row)) for row in rows])
+
+    def _number(self, word: str) -> int:
+        return self.FIRST_WORD + self._places[word] if word in self._places else self.UNKNOWN
 
 
 def words(text: str) -> list[str]:

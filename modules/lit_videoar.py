@@ -14,7 +14,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from modules.autoregression import BitCorruption, Extension, Generation, LatentMemory, Sampler, bit_loss, teach
+from modules.autoregression import BitCorruption, Extension, Generation, LatentMemory, Lesson, Sampler, bit_loss, teach
 from modules.batch import Requests, VideoBatch
 from modules.geometry import Clip
 from modules.metrics import BitScores, FrameQuality
@@ -96,7 +96,7 @@ class LitVideoAR(LightningModule):
         torch.manual_seed(random.Random(place).getrandbits(63))
 
     def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
-        lesson = teach(self.encode(batch), self.corruption)
+        lesson = self._teach(batch, self.corruption)
         ids = self._dropped(self._ids(batch))
         logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)))
         loss = bit_loss(logits, lesson.targets)
@@ -167,6 +167,9 @@ class LitVideoAR(LightningModule):
         scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _teach(self, batch: VideoBatch, corruption: BitCorruption) -> Lesson:
+        return teach(self.encode(batch), corruption, self.layout.pyramid, self.transformer.resize)
+
     def _ids(self, batch: VideoBatch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""
         return self.transformer.condition.of_batch(batch["label"], batch["caption"])
@@ -182,7 +185,7 @@ class LitVideoAR(LightningModule):
     @torch.no_grad()
     def _score(self, batch: VideoBatch, stage: str) -> None:
         """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
-        lesson = teach(self.encode(batch), BitCorruption())
+        lesson = self._teach(batch, BitCorruption())
         ids = self._ids(batch)
         logits = self.transformer(lesson.inputs, self.layout, ids)
         self.scores.update(logits, lesson.targets)

@@ -6,13 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from modules.tensor_file import open_tensors
-from modules.tokenizer.inflation import can_inflate, inflate_kernel
-
-EXTRA_STATE = "_extra_state"
+from modules.tokenizer.fitting import TemporalInit, fit
+from modules.tokenizer.infinity import tokenizer_in
 
 
 @dataclass
@@ -22,6 +20,7 @@ class Report:
     path: str
     copied: list[str] = field(default_factory=list)
     inflated: list[str] = field(default_factory=list)
+    renewed: list[str] = field(default_factory=list)
     initialised: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
@@ -38,19 +37,23 @@ class Report:
                 parts[".".join(name.split(".")[:2])] += 1
             where = ", ".join(f"{part} ({count})" for part, count in parts.items()) or "-"
             lines.append(f"  {kind:>24}: {len(names):4d}  {where}")
+        if self.renewed:
+            lines.append(f"  newly initialised, as the file has another number of bits: {', '.join(self.renewed)}")
         return "\n".join(lines)
 
 
-def load_weights(module: nn.Module, path: str | Path) -> Report:
+def load_weights(module: nn.Module, path: str | Path, temporal_init: TemporalInit = "zeros", renew: bool = False) -> Report:
     """Start ``module`` from the weights in a file.
 
     A part of the model (a direct child: ``tokenizer``, ``transformer``) is either taken whole or, when the file has nothing of it, left
-    as newly initialised. Convolutions with one temporal slice in the file and more here are inflated: the last slice takes the kernel,
-    the earlier ones are zero, so that the video model starts exactly equal to the image model (paper 4.1).
+    as newly initialised. Convolutions with one temporal slice in the file and more here are inflated (paper 4.1).
 
     Args:
         module: The model to start; untouched if an error is raised.
-        path: A Lightning checkpoint or a safetensors file.
+        path: A Lightning checkpoint, a safetensors file, or a tokenizer that Infinity published.
+        temporal_init: What the earlier temporal slices of inflated kernels hold; see :func:`modules.tokenizer.fitting.fit`.
+        renew: Whether a part that is trained may start from a file with another number of bits per token: the two convolutions that
+            depend on it are newly initialised then, and listed in the report.
 
     Returns:
         What was copied, inflated, newly initialised and not used.
@@ -61,12 +64,20 @@ def load_weights(module: nn.Module, path: str | Path) -> Report:
     """
     found, own = read_weights(path), module.state_dict()
     report, fitted = Report(str(path)), {}
-    for part in dict.fromkeys(name.split(".")[0] for name in own):
+    for part, network in module.named_children():
         names = [name for name in own if name.split(".")[0] == part]
         if not any(name in found for name in names):
             report.initialised += names
             continue
-        fitted |= _fit_part(names, own, found, report)
+        trained = any(parameter.requires_grad for parameter in network.parameters())
+        try:
+            fit_of_part = fit({name: own[name] for name in names}, found, temporal_init, renew and trained)
+        except ValueError as error:
+            raise ValueError(f"{path} is of another architecture: {error}") from error
+        fitted |= fit_of_part.tensors
+        report.copied += fit_of_part.copied
+        report.inflated += fit_of_part.inflated
+        report.renewed += fit_of_part.renewed
     report.unused = [name for name in found if name not in own]
     if not fitted:
         raise ValueError(f"{path} has no weights for this model: it holds {_some(found)}, the model has {_some(own)}")
@@ -75,30 +86,15 @@ def load_weights(module: nn.Module, path: str | Path) -> Report:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Named tensors of a Lightning checkpoint (``.ckpt``, ``.pt``, ``.pth``) or a safetensors file, on the CPU; never unpickles code."""
+    """Named tensors of a Lightning checkpoint, a safetensors file or a bare tokenizer, on the CPU; never unpickles code.
+
+    The names of a bare tokenizer, Infinity's or the state of a ``VideoTokenizer``, get the prefix ``tokenizer.``.
+    """
     content = open_tensors(path)
+    if bare := tokenizer_in(content):
+        return {f"tokenizer.{name}": value for name, value in bare.items()}
     content = content.get("state_dict", content)
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-def _fit_part(names: list[str], own: dict[str, Tensor], found: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
-    """The file's tensors for all ``names`` of one part, inflated where needed."""
-    fitted, culprits = {}, []
-    for name in names:
-        if name not in found:
-            culprits.append(f"{name} is missing in the file")
-        elif name.endswith(EXTRA_STATE) or found[name].shape == own[name].shape:
-            fitted[name] = found[name]
-            report.copied.append(name)
-        elif can_inflate(found[name], own[name]):
-            fitted[name] = inflate_kernel(found[name], torch.zeros_like(own[name][:, :, :-1]))
-            report.inflated.append(name)
-        else:
-            culprits.append(f"{name} is {tuple(found[name].shape)} in the file and {tuple(own[name].shape)} in the model")
-    if culprits:
-        more = f" (and {len(culprits) - 1} more)" if len(culprits) > 1 else ""
-        raise ValueError(f"{report.path} is of another architecture: {culprits[0]}{more}")
-    return fitted
 
 
 def _some(names: dict[str, Tensor]) -> str:

@@ -33,9 +33,9 @@ def count_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def shaken(module: torch.nn.Module) -> torch.nn.Module:
+def shaken(module: torch.nn.Module, by: float = 0.1) -> torch.nn.Module:
     """Every parameter moved away from its start, where zeros and ones would hide mistakes."""
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.add_(torch.randn_like(parameter) * by)
     return module

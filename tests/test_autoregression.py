@@ -8,6 +8,7 @@ from modules.autoregression import BitCorruption, Extension, Generation, Guidanc
 from modules.autoregression.teacher import opening_contexts
 from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
+from modules.tokenizer.pyramid import Resize
 from modules.transformer import VideoARTransformer
 
 LAYOUT = Layout(Pyramid.of(4, 4), 3)
@@ -29,10 +30,11 @@ def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+@pytest.mark.parametrize("resize", ["area", "bilinear"])
 @pytest.mark.parametrize("corruption", [BitCorruption(), Flips()])
-def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize: Resize, monkeypatch: pytest.MonkeyPatch) -> None:
     """An oracle in the transformer's place answers with the taught bits, flipped: every input must be the teacher's, bit for bit."""
-    lesson, transformer = teach(latents(), corruption), make_transformer()
+    lesson, transformer = teach(latents(), corruption, LAYOUT.pyramid, resize), make_transformer(resize=resize)
     seen = []
 
     def oracle(inputs: torch.Tensor, places: torch.Tensor, decoding: object) -> torch.Tensor:
@@ -53,13 +55,13 @@ def test_without_corruption_the_targets_are_the_tokenizers_bits(tokenizer: Video
     latent = latents()
     quantized = tokenizer.quantize(latent)
     expected = torch.cat([bits.flatten(2, 3) for bits in quantized.bits], dim=2).flatten(1, 2)
-    assert torch.equal(teach(latent, BitCorruption()).targets, expected)
+    assert torch.equal(teach(latent, BitCorruption(), LAYOUT.pyramid).targets, expected)
 
 
 def test_targets_repair_the_flips() -> None:
     """A frame's first targets do not depend on flips; later ones do, and are the bits of what the flipped sum leaves over."""
     latent = latents()
-    clean, flipped = teach(latent, BitCorruption()), teach(latent, Flips())
+    clean, flipped = teach(latent, BitCorruption(), LAYOUT.pyramid), teach(latent, Flips(), LAYOUT.pyramid)
     for frame in range(3):
         first, second = LAYOUT.block(frame, 0), LAYOUT.block(frame, 1)
         assert torch.equal(clean.targets[:, first], flipped.targets[:, first])
@@ -71,7 +73,7 @@ def test_targets_repair_the_flips() -> None:
 
 def test_errors_of_a_frame_reach_the_next_ones_first_input() -> None:
     latent = latents()
-    clean, flipped = teach(latent, BitCorruption()), teach(latent, Flips())
+    clean, flipped = teach(latent, BitCorruption(), LAYOUT.pyramid), teach(latent, Flips(), LAYOUT.pyramid)
     start = LAYOUT.block(1, 0)
     assert not torch.equal(clean.inputs[:, start], flipped.inputs[:, start])
     assert torch.equal(clean.inputs[:, 0], torch.zeros(2, 8))
@@ -79,7 +81,7 @@ def test_errors_of_a_frame_reach_the_next_ones_first_input() -> None:
 
 def test_opening_contexts_show_the_frame_before() -> None:
     complete = torch.randn(2, 3, 8, 4, 4)
-    opened = opening_contexts(complete, LAYOUT.pyramid).view(2, 3, 8)
+    opened = opening_contexts(complete, (1, 1), "area").view(2, 3, 8)
     torch.testing.assert_close(opened[:, 1:], complete[:, :-1].mean(dim=(3, 4)))
     assert not opened[:, 0].any()
 
@@ -197,7 +199,7 @@ def test_a_model_that_learned_one_clip_gives_it_back() -> None:
     latent = latents(3)[:1]
     transformer = shaken(make_transformer())
     ids = transformer.condition.of_batch(torch.tensor([3]), [])
-    lesson = teach(latent, BitCorruption())
+    lesson = teach(latent, BitCorruption(), LAYOUT.pyramid)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=3e-3)
     for _ in range(200):
         loss = bit_loss(transformer(lesson.inputs, LAYOUT, ids), lesson.targets)

@@ -68,6 +68,35 @@ def test_bits_give_back_the_quantised_latent(tokenizer: VideoTokenizer) -> None:
     assert [tuple(bits.shape) for bits in quantized.bits] == [(2, 3, side, side, 8) for side in (1, 2, 3, 4)]
 
 
+def test_scales_can_be_given(tokenizer: VideoTokenizer) -> None:
+    latent = torch.randn(1, 8, 2, 3, 5)
+    quantized = tokenizer.quantize(latent, scales=[1, (2, 3), (1, 3, 5)])
+    assert [tuple(bits.shape[2:4]) for bits in quantized.bits] == [(1, 1), (2, 3), (3, 5)]
+    assert all(bits.dtype == torch.uint8 and bits.max() <= 1 for bits in quantized.bits)
+    torch.testing.assert_close(tokenizer.dequantize(quantized.bits), quantized.latent)
+    with pytest.raises(ValueError, match=r"last scale must be the latent's \(3, 5\), got \(2, 2\)"):
+        tokenizer.quantize(latent, scales=[1, 2])
+    with pytest.raises(ValueError, match="scales must grow"):
+        tokenizer.quantize(latent, scales=[(2, 2), (1, 1), (3, 5)])
+
+
+def test_what_is_left_after_each_scale(tokenizer: VideoTokenizer) -> None:
+    latent = torch.randn(1, 8, 1, 4, 4)
+    quantized, total = tokenizer.quantize(latent), torch.zeros(1, 8, 4, 4)
+    for bits, left in zip(quantized.bits, quantized.left, strict=True):
+        total = total + up(bsq.to_codes(bits[:, 0].permute(0, 3, 1, 2)), (4, 4))
+        torch.testing.assert_close(left, (latent[:, :, 0] - total).square().sum() / latent.square().sum())
+
+
+def test_a_dropped_scale_adds_nothing_and_the_last_one_stays(tokenizer: VideoTokenizer) -> None:
+    latent = torch.randn(1, 8, 2, 4, 4)
+    only_last = tokenizer.quantize(latent, drop=1.0)
+    torch.testing.assert_close(only_last.latent, tokenizer.quantize(latent, scales=[4]).latent)
+    assert only_last.commitment.shape == only_last.entropy.shape == (1,)
+    kept = torch.tensor([len(tokenizer.quantize(latent, drop=0.5).commitment) for _ in range(300)]).float()
+    assert abs(kept.mean() - 2.5) < 0.2 and kept.min() == 1 and kept.max() == 4
+
+
 def test_frames_are_quantised_by_themselves(tokenizer: VideoTokenizer) -> None:
     latent = torch.randn(1, 8, 3, 4, 4)
     together, alone = tokenizer.quantize(latent), tokenizer.quantize(latent[:, :, 1:2])

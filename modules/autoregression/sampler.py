@@ -94,16 +94,16 @@ class _Run:
 
     def walk_frame(self, frame: int, given: Tensor | None) -> Tensor:
         """Decode one latent frame, or feed a given one; ``(B, d, h, w)``."""
-        pyramid, before = self.layout.pyramid, self.complete
+        pyramid, before, resize = self.layout.pyramid, self.complete, self.transformer.resize
 
         def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
-            context = down(before, pyramid.sizes[0]) if scale == 0 else context
+            context = down(before, pyramid.sizes[0], resize) if scale == 0 else context
             logits = self._logits(frame, scale, context)
             if given is not None:
                 return to_codes(to_bits(down(given.float() - partial, pyramid.sizes[scale])))
             return to_codes(self.sampler.draw(logits, self._uniform(logits)))
 
-        self.complete = walk(pyramid, choose, torch.zeros_like(before))
+        self.complete = walk(pyramid, choose, torch.zeros_like(before), resize)
         return self.complete
 
     def _logits(self, frame: int, scale: int, context: Tensor) -> Tensor:

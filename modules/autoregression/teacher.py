@@ -11,7 +11,7 @@ from torch import Tensor
 from modules.autoregression.corruption import BitCorruption
 from modules.geometry import Pyramid
 from modules.tokenizer.bsq import to_bits, to_codes
-from modules.tokenizer.pyramid import down, walk
+from modules.tokenizer.pyramid import Resize, down, walk
 
 
 class Lesson(NamedTuple):
@@ -22,7 +22,7 @@ class Lesson(NamedTuple):
 
 
 @torch.no_grad()
-def teach(latent: Tensor, corruption: BitCorruption) -> Lesson:
+def teach(latent: Tensor, corruption: BitCorruption, pyramid: Pyramid, resize: Resize = "area") -> Lesson:
     """Teacher forcing with self-correction.
 
     The context of a scale is built from the *flipped* bits of the scales before it, and its target is the quantised residual with
@@ -32,12 +32,13 @@ def teach(latent: Tensor, corruption: BitCorruption) -> Lesson:
     Args:
         latent: ``(B, d, t, h, w)`` continuous encoder output.
         corruption: Draws and flips; with ratios 0 it changes nothing.
+        pyramid: The scales of a latent frame.
+        resize: How contexts are made smaller; what the transformer says.
 
     Returns:
         Inputs and targets in the order of :class:`modules.geometry.Layout`.
     """
-    clips, _, times, height, width = latent.shape
-    pyramid = Pyramid.of(height, width)
+    clips, _, times = latent.shape[:3]
     frames = rearrange(latent.float(), "b d t h w -> (b t) d h w")
     ratios = corruption.draw_ratios(clips, times, pyramid.scales, latent.device).flatten(0, 1)
     contexts, targets = [], []
@@ -48,23 +49,24 @@ def teach(latent: Tensor, corruption: BitCorruption) -> Lesson:
         targets.append(bits)
         return to_codes(corruption.flip(bits, ratios[:, scale]))
 
-    complete = walk(pyramid, choose, torch.zeros_like(frames))
-    contexts[0] = opening_contexts(rearrange(complete, "(b t) d h w -> b t d h w", b=clips), pyramid)
+    complete = walk(pyramid, choose, torch.zeros_like(frames), resize)
+    contexts[0] = opening_contexts(rearrange(complete, "(b t) d h w -> b t d h w", b=clips), pyramid.sizes[0], resize)
     return Lesson(pack(contexts, clips), pack(targets, clips))
 
 
-def opening_contexts(complete: Tensor, pyramid: Pyramid) -> Tensor:
+def opening_contexts(complete: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
     """Context of every frame's first scale: the complete feature of the frame before it, zeros for frame 0.
 
     Args:
         complete: ``(B, t, d, h, w)`` sums of all scales.
-        pyramid: The scales.
+        size: ``(h_1, w_1)`` of the first scale.
+        resize: How contexts are made smaller.
 
     Returns:
         ``(B * t, d, h_1, w_1)``.
     """
     before = torch.cat([torch.zeros_like(complete[:, :1]), complete[:, :-1]], dim=1)
-    return down(before.flatten(0, 1), pyramid.sizes[0])
+    return down(before.flatten(0, 1), size, resize)
 
 
 def pack(scales: list[Tensor], clips: int) -> Tensor:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+# What every convolution still needs of the chunks before: its last input frames. One for each stream of chunks, passed along and never
+# kept in a module, so that several videos may be streamed side by side.
+Past = dict[nn.Module, Tensor]
 
 
 class CausalConv3d(nn.Module):
@@ -46,11 +51,27 @@ class CausalConv3d(nn.Module):
         space = (0, side, 0, side) if stride > 1 else (side, side, side, side)
         self.padding = (*space, before, 0)
 
-    def forward(self, video: Tensor) -> Tensor:
-        """``(B, C_in, T, H, W)`` to ``(B, C_out, T', H', W')``."""
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+        """``(B, C_in, T, H, W)`` to ``(B, C_out, T', H', W')``.
+
+        With ``past`` the video is one chunk of a longer one: the frames kept from the chunk before stand in front of it instead of zeros,
+        and its own last ones are written over these for the next.
+        """
         if self.conv.kernel_size[0] == 1 and self.conv.stride[0] == 1:
             return self._per_frame(video)
-        return self.conv(F.pad(video, self.padding))
+        if past is None:
+            return self.conv(F.pad(video, self.padding))
+        return self.conv(F.pad(self._continued(video, past), self.padding[:4]))
+
+    def _continued(self, chunk: Tensor, past: Past) -> Tensor:
+        """The chunk behind what was kept; keeps the frames from the first one on that the next output needs."""
+        first = self not in past
+        frames = F.pad(chunk, (0, 0, 0, 0, self.padding[4], 0)) if first else torch.cat([past[self], chunk], dim=2)
+        stride = self.conv.stride[0]
+        outputs = (frames.shape[2] - self.conv.kernel_size[0]) // stride + 1
+        kept = frames[:, :, outputs * stride :]
+        past[self] = kept.clone() if first else past[self].copy_(kept)
+        return frames
 
     def _per_frame(self, video: Tensor) -> Tensor:
         """The same sum as a 2D convolution of every frame, which is several times faster on CPU."""

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from modules.tokenizer.architecture import Architecture
-from modules.tokenizer.causal_conv import CausalConv3d
+from modules.tokenizer.causal_conv import CausalConv3d, Past
 from modules.tokenizer.layers import FrameNorm, Level, Middle, Upsample
 
 
@@ -17,10 +17,11 @@ class DecoderLevel(Level):
     def __init__(self, shape: Architecture, level: int) -> None:
         widths, kernel = shape.widths, shape.temporal_kernel
         super().__init__(widths[min(level + 1, shape.levels - 1)], widths[level], shape.blocks + 1, shape)
-        self.upsample = nn.Identity() if level == 0 else Upsample(widths[level], kernel, shape.halves_time(level - 1))
+        self.upsample = None if level == 0 else Upsample(widths[level], kernel, shape.halves_time(level - 1))
 
-    def forward(self, video: Tensor) -> Tensor:
-        return self.upsample(super().forward(video))
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+        hidden = super().forward(video, past)
+        return hidden if self.upsample is None else self.upsample(hidden, past)
 
 
 class Decoder(nn.Module):
@@ -37,9 +38,10 @@ class Decoder(nn.Module):
         self.norm_out = FrameNorm(shape.widths[0], shape.groups)
         self.conv_out = CausalConv3d(shape.widths[0], shape.pixel_channels, temporal_kernel=kernel)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        hidden = self.mid(self.conv_in(latent))
+    def forward(self, latent: Tensor, past: Past | None = None) -> Tensor:
+        """With ``past``, of one chunk of a longer latent, of any length; chunks after the first give ``t * tau`` frames."""
+        hidden = self.mid(self.conv_in(latent, past), past)
         for level in reversed(self.up):
-            hidden = level(hidden)
-        patches = self.conv_out(F.silu(self.norm_out(hidden)))
+            hidden = level(hidden, past)
+        patches = self.conv_out(F.silu(self.norm_out(hidden)), past)
         return rearrange(patches, "b (c p q) t h w -> b c t (h p) (w q)", p=self.patch, q=self.patch)

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from modules.tokenizer.architecture import Architecture
-from modules.tokenizer.causal_conv import CausalConv3d
+from modules.tokenizer.causal_conv import CausalConv3d, Past
 from modules.tokenizer.layers import Downsample, FrameNorm, Level, Middle
 
 
@@ -18,10 +18,11 @@ class EncoderLevel(Level):
         widths, kernel = shape.widths, shape.temporal_kernel
         super().__init__(widths[max(level - 1, 0)], widths[level], shape.blocks, shape)
         last = level == shape.levels - 1
-        self.downsample = nn.Identity() if last else Downsample(widths[level], kernel, shape.halves_time(level))
+        self.downsample = None if last else Downsample(widths[level], kernel, shape.halves_time(level))
 
-    def forward(self, video: Tensor) -> Tensor:
-        return self.downsample(super().forward(video))
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+        hidden = super().forward(video, past)
+        return hidden if self.downsample is None else self.downsample(hidden, past)
 
 
 class Encoder(nn.Module):
@@ -29,7 +30,7 @@ class Encoder(nn.Module):
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
-        self.patch = shape.patch
+        self.shape, self.patch = shape, shape.patch
         deepest, kernel = shape.widths[-1], shape.temporal_kernel
         self.conv_in = CausalConv3d(shape.pixel_channels, shape.widths[0], temporal_kernel=kernel)
         self.down = nn.ModuleList(EncoderLevel(shape, level) for level in range(shape.levels))
@@ -37,10 +38,11 @@ class Encoder(nn.Module):
         self.norm_out = FrameNorm(deepest, shape.groups)
         self.conv_out = CausalConv3d(deepest, shape.bits, temporal_kernel=kernel)
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+        """With ``past``, of one chunk of a longer video: ``1 + T`` frames at first, then ``T``, a multiple of tau."""
         patches = rearrange(video, "b c t (h p) (w q) -> b (c p q) t h w", p=self.patch, q=self.patch)
-        hidden = self.conv_in(patches)
+        hidden = self.conv_in(patches, past)
         for level in self.down:
-            hidden = level(hidden)
-        hidden = self.mid(hidden)
-        return self.conv_out(F.silu(self.norm_out(hidden)))
+            hidden = level(hidden, past)
+        hidden = self.mid(hidden, past)
+        return self.conv_out(F.silu(self.norm_out(hidden)), past)

@@ -1,8 +1,9 @@
-"""Reading the tokenizers that Infinity published: ``infinity_vae_d16.pth`` and its siblings."""
+"""The tokenizers that Infinity published, ``infinity_vae_d16.pth`` and its siblings: names, nesting, and what the shapes tell."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from modules.tensor_file import open_tensors
 
 # What a file may hold beside the network: the quantiser's constants, an alias of them, and the perceptual loss.
 FOREIGN = ("quantizer.", "quantize.", "perceptual_model.", "flux")
+FIRST = "encoder.conv_in.conv.weight"
 
 
 def read_infinity(path: str | Path) -> dict[str, Tensor]:
@@ -21,17 +23,24 @@ def read_infinity(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds no such network. Nothing in it is ever run.
     """
-    content = open_tensors(path)
+    tensors = tokenizer_in(open_tensors(path))
+    if not tensors:
+        raise ValueError(f"{path} holds no Infinity tokenizer: {FIRST} is missing")
+    return tensors
+
+
+def tokenizer_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a tokenizer in a file's content, nested under "vae" or not; none if there is no tokenizer."""
     state = content.get("vae", content)
+    if FIRST not in state:
+        return {}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and not name.startswith(FOREIGN)}
-    if "encoder.conv_in.conv.weight" not in tensors:
-        raise ValueError(f"{path} holds no Infinity tokenizer: encoder.conv_in.conv.weight is missing")
     return {name: value.float().unsqueeze(2) if value.ndim == 4 else value.float() for name, value in tensors.items()}
 
 
-def read_settings(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The arguments of ``VideoTokenizer`` that the shapes tell; the temporal factor is 1 unless kernels have temporal slices."""
-    first = tensors["encoder.conv_in.conv.weight"]
+def read_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of ``VideoTokenizer`` that the shapes tell; kernels with temporal slices mean a temporal factor of 4."""
+    first = tensors[FIRST]
     levels = _count(tensors, r"encoder\.down\.(\d+)\.block\.0\.conv1\.conv\.weight")
     widths = [tensors[f"encoder.down.{level}.block.0.conv1.conv.weight"].shape[0] for level in range(levels)]
     return {
@@ -43,6 +52,6 @@ def read_settings(tensors: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _count(tensors: dict[str, Tensor], pattern: str) -> int:
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     """How many numbers a pattern finds among the names."""
     return len({found[1] for name in tensors if (found := re.fullmatch(pattern, name))})

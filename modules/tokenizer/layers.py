@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from modules.tokenizer.architecture import Architecture
-from modules.tokenizer.causal_conv import CausalConv3d
+from modules.tokenizer.causal_conv import CausalConv3d, Past
 
 
 class FrameNorm(nn.Module):
@@ -47,9 +47,9 @@ class ResidualBlock(nn.Module):
         self.conv2 = CausalConv3d(channels_out, channels_out, temporal_kernel=temporal_kernel)
         self.nin_shortcut = CausalConv3d(channels_in, channels_out, kernel=1) if channels_in != channels_out else nn.Identity()
 
-    def forward(self, video: Tensor) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(video)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+        hidden = self.conv1(F.silu(self.norm1(video)), past)
+        hidden = self.conv2(F.silu(self.norm2(hidden)), past)
         return self.nin_shortcut(video) + hidden
 
 
@@ -61,8 +61,8 @@ class Downsample(nn.Module):
         time_stride = 2 if temporal else 1
         self.conv = CausalConv3d(channels, channels, temporal_kernel=temporal_kernel, stride=2, temporal_stride=time_stride)
 
-    def forward(self, video: Tensor) -> Tensor:
-        return self.conv(video)
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+        return self.conv(video, past)
 
 
 class Upsample(nn.Module):
@@ -77,8 +77,8 @@ class Upsample(nn.Module):
         before = temporal_kernel - 2 if temporal else temporal_kernel - 1
         self.conv = CausalConv3d(channels, channels, temporal_kernel=temporal_kernel, temporal_padding=before)
 
-    def forward(self, video: Tensor) -> Tensor:
-        return self.conv(F.interpolate(video, scale_factor=self.factors, mode="nearest"))
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+        return self.conv(F.interpolate(video, scale_factor=self.factors, mode="nearest"), past)
 
 
 class Level(nn.Module):
@@ -89,9 +89,9 @@ class Level(nn.Module):
         widths = [channels_in] + [channels_out] * blocks
         self.block = nn.ModuleList(ResidualBlock(a, b, shape.temporal_kernel, shape.groups) for a, b in pairwise(widths))
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
         for block in self.block:
-            video = block(video)
+            video = block(video, past)
         return video
 
 
@@ -104,5 +104,5 @@ class Middle(nn.Module):
         self.block_1 = ResidualBlock(deepest, deepest, shape.temporal_kernel, shape.groups)
         self.block_2 = ResidualBlock(deepest, deepest, shape.temporal_kernel, shape.groups)
 
-    def forward(self, video: Tensor) -> Tensor:
-        return self.block_2(self.block_1(video))
+    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+        return self.block_2(self.block_1(video, past), past)

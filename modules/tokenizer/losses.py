@@ -41,8 +41,8 @@ class TokenizerLoss:
         terms = {
             "absolute": F.l1_loss(result.video.float(), video),
             "squared": F.mse_loss(result.video.float(), video),
-            "commitment": quantized.commitment,
-            "entropy": quantized.entropy,
+            "commitment": quantized.commitment.mean(),
+            "entropy": quantized.entropy.mean(),
             "residual": F.mse_loss(result.latent.float(), quantized.latent.detach()),
         }
         return {"loss": torch.stack([getattr(self, name) * term for name, term in terms.items()]).sum(), **terms}

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self, get_args
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from modules.geometry import Clip, Layout, Pyramid
-from modules.tokenizer import bsq
 from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.decoder import Decoder
 from modules.tokenizer.encoder import Encoder
+from modules.tokenizer.fitting import TemporalInit, fit
 from modules.tokenizer.infinity import read_infinity, read_settings
-from modules.tokenizer.inflation import can_inflate, inflate_kernel
-from modules.tokenizer.pyramid import down, walk
+from modules.tokenizer.quantizer import Quantized, dequantize, quantize
+from modules.tokenizer.streaming import DecoderState, EncoderState, decode_chunk, encode_chunk
 
-
-@dataclass(frozen=True)
-class Quantized:
-    """What quantising a latent gives.
-
-    Attributes:
-        latent: ``(B, d, t, h, w)`` sum of all scales' codes, the decoder's input.
-        bits: For every scale ``(B, t, h_k, w_k, d)`` bool.
-        commitment: Mean over scales of the commitment loss.
-        entropy: Mean over scales of the entropy penalty.
-    """
-
-    latent: Tensor
-    bits: list[Tensor]
-    commitment: Tensor
-    entropy: Tensor
+Size = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -78,24 +64,39 @@ class VideoTokenizer(nn.Module):
         self._initialise()
 
     @classmethod
-    def from_infinity(cls, path: str | Path) -> Self:
+    def from_infinity(cls, path: str | Path, bits: int | None = None, temporal_factor: int | None = None) -> Self:
         """A tokenizer that Infinity published, its architecture read from the shapes in the file.
+
+        Args:
+            path: ``infinity_vae_d16.pth`` or a sibling; also the same tensors as safetensors, or the state of a tokenizer of ours.
+            bits: Bits per token if other than the file's: the two convolutions that depend on it are newly initialised, and a warning
+                says so. No file has the paper's 48.
+            temporal_factor: Frames per latent of a file with 3D kernels, whose shapes do not tell; 4 if not given.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is no such file, or a tensor is missing or has another shape; the first one is named.
+            ValueError: If it is no such file, or a tensor is missing, unknown or has another shape; the first one is named.
         """
         tensors = read_infinity(path)
-        tokenizer = cls(**read_settings(tensors))
-        for name, own in tokenizer.state_dict().items():
-            if name not in tensors:
-                raise ValueError(f"{path}: {name} is missing")
-            if tensors[name].shape != own.shape:
-                raise ValueError(f"{path}: {name} is {tuple(tensors[name].shape)}, expected {tuple(own.shape)}")
-        tokenizer.load_state_dict({name: tensors[name] for name in tokenizer.state_dict()})
+        settings = read_settings(tensors)
+        if temporal_factor is not None:
+            if (temporal_factor == 1) != (settings["temporal_factor"] == 1):
+                raise ValueError(f"{path} is a tokenizer of {'pictures' if temporal_factor > 1 else 'video'}; see inflate")
+            settings["temporal_factor"] = temporal_factor
+        tokenizer = cls(**settings | ({} if bits is None else {"bits": bits}))
+        own = tokenizer.state_dict()
+        try:
+            fitted = fit(own, tensors, renew=True)
+            if unknown := [name for name in tensors if name not in own]:
+                raise ValueError(f"{unknown[0]} is no part of the published network")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if fitted.renewed:
+            warnings.warn(f"{path} has {settings['bits']} bits, not {bits}; newly initialised: {', '.join(fitted.renewed)}", stacklevel=2)
+        tokenizer.load_state_dict(fitted.tensors)
         return tokenizer
 
-    def inflate(self, temporal_factor: int = 4, temporal_init: Literal["zeros", "random"] = "zeros") -> VideoTokenizer:
+    def inflate(self, temporal_factor: int = 4, temporal_init: TemporalInit = "zeros") -> VideoTokenizer:
         """A video tokenizer that starts from this image tokenizer (paper 4.1).
 
         Args:
@@ -104,18 +105,14 @@ class VideoTokenizer(nn.Module):
                 ``temporal_factor``-th frame and the decoder repeats latent frames; the paper says "random".
 
         Raises:
-            ValueError: If this is a video tokenizer already.
+            ValueError: If this is a video tokenizer already, or for another ``temporal_init``.
         """
         if self.shape.temporal_factor != 1 or temporal_factor < 2:
             raise ValueError(f"inflation goes from 1 to 2 or more frames per latent, got {self.shape.temporal_factor} to {temporal_factor}")
+        if temporal_init not in get_args(TemporalInit):
+            raise ValueError(f"temporal_init must be one of {', '.join(get_args(TemporalInit))}, got {temporal_init!r}")
         video = VideoTokenizer(**asdict(replace(self.shape, temporal_factor=temporal_factor)))
-        state = video.state_dict()
-        for name, value in self.state_dict().items():
-            if can_inflate(value, state[name]):
-                earlier = state[name][:, :, :-1]
-                value = inflate_kernel(value, torch.zeros_like(earlier) if temporal_init == "zeros" else earlier)
-            state[name] = value
-        video.load_state_dict(state)
+        video.load_state_dict(fit(video.state_dict(), self.state_dict(), temporal_init).tensors)
         return video
 
     @property
@@ -163,8 +160,45 @@ class VideoTokenizer(nn.Module):
         Raises:
             ValueError: For a clip length or size that does not divide; nothing is ever cut off silently.
         """
+        if video.ndim != 5 or video.shape[1] != 3:
+            raise ValueError(f"a video must be (B, 3, T, H, W), a picture being a video of one frame, got {tuple(video.shape)}")
         self.layout(Clip(*video.shape[2:]))
         return self.encoder(video.contiguous(memory_format=torch.channels_last_3d))
+
+    def encode_chunk(self, chunk: Tensor, state: EncoderState | None = None) -> tuple[Tensor, EncoderState]:
+        """:meth:`encode` a video piece by piece; the pieces' latents, one after the other, equal that of the whole.
+
+        Args:
+            chunk: ``(B, 3, n, H, W)`` in [-1, 1], the next frames, any number of them.
+            state: What the chunk before gave; none for the first.
+
+        Returns:
+            The latent frames completed by this chunk, ``(B, d, m, H/f, W/f)``, and the state for the next one. ``m`` is 0 as long as
+            the frames do not fill a latent frame; ``state.waiting`` holds those.
+
+        Raises:
+            ValueError: For no frames, a size that does not divide, or one other than that of the chunk before.
+        """
+        self._check_frames(chunk)
+        self.layout(Clip(1, *chunk.shape[3:]))
+        return encode_chunk(self.encoder, chunk, state)
+
+    def decode_chunk(self, chunk: Tensor, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
+        """:meth:`decode` a latent piece by piece: ``(B, d, n, h, w)`` and the state of the piece before, none for the first.
+
+        Returns:
+            The next video frames, ``1 + (n-1)*tau`` for the first piece and ``n*tau`` for every other, and the state for the next one.
+
+        Raises:
+            ValueError: For no frames, or a size other than that of the piece before.
+        """
+        self._check_frames(chunk)
+        return decode_chunk(self.decoder, chunk, state)
+
+    @staticmethod
+    def _check_frames(chunk: Tensor) -> None:
+        if chunk.ndim != 5 or chunk.shape[2] == 0:
+            raise ValueError(f"a chunk must be (B, C, n, H, W) with at least one frame, got {tuple(chunk.shape)}")
 
     @torch.no_grad()
     def encode_for_tokens(self, video: Tensor) -> Tensor:
@@ -176,36 +210,35 @@ class VideoTokenizer(nn.Module):
         """``(B, d, t, h, w)`` to video ``(B, 3, 1+(t-1)*tau, h*f, w*f)``, about [-1, 1], not clamped."""
         return self.decoder(latent.contiguous(memory_format=torch.channels_last_3d))
 
-    def quantize(self, latent: Tensor) -> Quantized:
-        """Continuous latent ``(B, d, t, h, w)`` to bits, every latent frame by itself, in float32, with straight-through gradients."""
-        frames = rearrange(latent.float(), "b d t h w -> (b t) d h w")
-        pyramid = Pyramid.of(*frames.shape[-2:])
-        bits, commitments, entropies = [], [], []
+    def quantize(self, latent: Tensor, scales: Sequence[Size] | None = None, drop: float = 0.0) -> Quantized:
+        """Continuous latent ``(B, d, t, h, w)`` to bits, every latent frame by itself, in float32, with straight-through gradients.
 
-        def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
-            sphere, codes = bsq.straight_through(down(frames - partial, pyramid.sizes[scale]))
-            bits.append(bsq.to_bits(sphere))
-            commitments.append(bsq.commitment(sphere, codes))
-            entropies.append(bsq.entropy_penalty(sphere))
-            return codes
+        Args:
+            latent: What :meth:`encode` gives.
+            scales: ``(h_k, w_k)`` of every scale, or ``(1, h_k, w_k)``, or a side for square ones; coarse to fine, the last one
+                ``(h, w)``. The schedule of the grid if not given.
+            drop: Probability of leaving out a scale but the last, for training.
 
-        total = walk(pyramid, choose, torch.zeros_like(frames))
-        return Quantized(
-            latent=rearrange(total, "(b t) d h w -> b d t h w", b=len(latent)),
-            bits=[rearrange(scale, "(b t) d h w -> b t h w d", b=len(latent)) for scale in bits],
-            commitment=torch.stack(commitments).mean(),
-            entropy=torch.stack(entropies).mean(),
-        )
+        Raises:
+            ValueError: If the scales do not grow to ``(h, w)``.
+        """
+        grid = tuple(latent.shape[-2:])
+        pyramid = Pyramid.of(*grid) if scales is None else Pyramid(tuple(_pair(size) for size in scales))
+        if pyramid.sizes[-1] != grid:
+            raise ValueError(f"the last scale must be the latent's {grid}, got {pyramid.sizes[-1]}")
+        return quantize(latent, pyramid, drop)
 
-    def dequantize(self, bits: list[Tensor]) -> Tensor:
-        """Bits ``(B, t, h_k, w_k, d)`` of every scale to the latent ``(B, d, t, h, w)``."""
-        batch, _, height, width, _ = bits[-1].shape
-        codes = [bsq.to_codes(rearrange(scale, "b t h w d -> (b t) d h w")) for scale in bits]
-        total = walk(Pyramid.of(height, width), lambda scale, context, partial: codes[scale], torch.zeros_like(codes[-1]))
-        return rearrange(total, "(b t) d h w -> b d t h w", b=batch)
+    def dequantize(self, bits: Sequence[Tensor]) -> Tensor:
+        """Bits ``(B, t, h_k, w_k, d)`` of every scale, 0 or 1, to the latent ``(B, d, t, h, w)``."""
+        return dequantize(bits)
 
-    def forward(self, video: Tensor) -> Reconstruction:
-        """Video through the bits and back."""
+    def forward(self, video: Tensor, drop: float = 0.0) -> Reconstruction:
+        """Video through the bits and back; ``drop`` as in :meth:`quantize`."""
         latent = self.encode(video)
-        quantized = self.quantize(latent)
+        quantized = self.quantize(latent, drop=drop)
         return Reconstruction(self.decode(quantized.latent), latent, quantized)
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size[-2:]
+    return int(height), int(width)

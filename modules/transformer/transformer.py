@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ class VideoARTransformer(nn.Module):
         window: How many past latent frames a frame sees, in training and in sampling; all if not given.
         most_scales: Size of the scale embedding's table; more than any pyramid has.
         initial_std: Standard deviation of the weights at the start.
+        resize: How the sum so far is made smaller to be a block's context, in training and sampling: "area" averages (our decision),
+            "bilinear" takes points, as Infinity's transformers were trained.
 
     Raises:
         ValueError: If the heads do not divide the width, a head cannot be split for the rotary axes, or the window is below 1.
@@ -54,13 +57,14 @@ class VideoARTransformer(nn.Module):
         window: int | None = None,
         most_scales: int = 16,
         initial_std: float = 0.02,
+        resize: Literal["area", "bilinear"] = "area",
     ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"transformer width {width} is not divisible by {heads} heads")
         if window is not None and window < 1:
             raise ValueError(f"the window must be at least 1 frame, got {window}")
-        self.heads, self.window = heads, window
+        self.heads, self.window, self.resize = heads, window, resize
         self.rope = MultiScaleTemporalRope(width // heads)
         self.condition = condition(width)
         self.project = nn.Linear(bits, width)

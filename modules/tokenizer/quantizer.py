@@ -1,0 +1,84 @@
+"""The multi-scale residual quantiser: a latent frame to bits of every scale, and back (paper 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from modules.geometry import Pyramid
+from modules.tokenizer import bsq
+from modules.tokenizer.pyramid import down, walk
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantising a latent gives.
+
+    Attributes:
+        latent: ``(B, d, t, h, w)`` sum of the codes of all scales, the decoder's input.
+        bits: For every scale ``(B, t, h_k, w_k, d)`` uint8, 0 or 1.
+        commitment: Commitment loss of every scale that was not dropped.
+        entropy: Entropy penalty of every scale that was not dropped.
+        left: ``(K,)`` share of the latent's energy that is left over after each scale, without gradient.
+    """
+
+    latent: Tensor
+    bits: list[Tensor]
+    commitment: Tensor
+    entropy: Tensor
+    left: Tensor
+
+
+def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
+    """Every latent frame by itself, in float32, with straight-through gradients, also through the residuals.
+
+    Args:
+        latent: ``(B, d, t, h, w)`` continuous latent.
+        pyramid: The scales.
+        drop: Probability with which each scale but the last adds nothing in this call, so that the last ones learn to do without the
+            first and the reverse (Infinity's recipe: 0.5 in training). The bits of a dropped scale are those it would have had.
+    """
+    frames = rearrange(latent.float(), "b d t h w -> (b t) d h w")
+    kept = torch.rand(pyramid.scales) >= drop
+    kept[-1] = True
+    bits, commitments, entropies, left = [], [], [], []
+
+    def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
+        left.append(_energy(frames - partial))
+        sphere, codes = bsq.straight_through(down(frames - partial, pyramid.sizes[scale]))
+        bits.append(bsq.to_bits(sphere))
+        if not kept[scale]:
+            return torch.zeros_like(codes)
+        commitments.append(bsq.commitment(sphere, codes))
+        entropies.append(bsq.entropy_penalty(sphere))
+        return codes
+
+    total = walk(pyramid, choose, torch.zeros_like(frames))
+    left = torch.stack([*left[1:], _energy(frames - total)])
+    return Quantized(
+        latent=rearrange(total, "(b t) d h w -> b d t h w", b=len(latent)),
+        bits=[rearrange(scale, "(b t) d h w -> b t h w d", b=len(latent)).to(torch.uint8) for scale in bits],
+        commitment=torch.stack(commitments),
+        entropy=torch.stack(entropies),
+        left=left / _energy(frames).clamp_min(1e-12),
+    )
+
+
+def dequantize(bits: Sequence[Tensor]) -> Tensor:
+    """Bits ``(B, t, h_k, w_k, d)`` of every scale, 0 or 1, to the latent ``(B, d, t, h, w)``.
+
+    Raises:
+        ValueError: If the scales do not grow to the last one.
+    """
+    pyramid = Pyramid(tuple((scale.shape[2], scale.shape[3]) for scale in bits))
+    codes = [bsq.to_codes(rearrange(scale, "b t h w d -> (b t) d h w")) for scale in bits]
+    total = walk(pyramid, lambda scale, context, partial: codes[scale], torch.zeros_like(codes[-1]))
+    return rearrange(total, "(b t) d h w -> b d t h w", b=len(bits[-1]))
+
+
+def _energy(frames: Tensor) -> Tensor:
+    return frames.detach().square().mean()

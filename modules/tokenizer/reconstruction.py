@@ -1,0 +1,61 @@
+"""A video file of any length and size through the bits and back, a chunk at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modules.pixels import to_uint8, to_unit
+from modules.tokenizer.streaming import DecoderState, EncoderState
+from modules.tokenizer.tokenizer import VideoTokenizer
+
+
+class StreamedReconstruction:
+    """One video's way through a tokenizer.
+
+    Sizes that the tokenizer does not divide are padded by repeating the last row, column and frame, and cut off again.
+
+    Args:
+        tokenizer: The tokenizer, in evaluation.
+    """
+
+    def __init__(self, tokenizer: VideoTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._encoder: EncoderState | None = None
+        self._decoder: DecoderState | None = None
+        self._real: Tensor | None = None
+
+    @torch.no_grad()
+    def push(self, chunk: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+        """Feed the next frames.
+
+        Args:
+            chunk: ``(B, 3, T, H, W)`` uint8, T >= 1.
+            last: Whether the video ends with it.
+
+        Returns:
+            The frames that are complete by now, as they are and reconstructed, ``(B, 3, n, H, W)`` uint8 each. ``n`` lags behind by
+            less than the temporal factor until the last chunk, and may be 0.
+        """
+        self._real = chunk if self._real is None else torch.cat([self._real, chunk], dim=2)
+        video = self._padded(to_unit(chunk))
+        reconstructed = [self._through(video)]
+        if last and self._encoder is not None and (missing := -self._encoder.waiting.shape[2] % self.tokenizer.shape.temporal_factor):
+            reconstructed.append(self._through(video[:, :, -1:].expand(-1, -1, missing, -1, -1)))
+        frames = torch.cat(reconstructed, dim=2)[:, :, : self._real.shape[2], : chunk.shape[3], : chunk.shape[4]]
+        real, self._real = self._real[:, :, : frames.shape[2]], self._real[:, :, frames.shape[2] :]
+        return real, frames
+
+    def _through(self, video: Tensor) -> Tensor:
+        """Padded frames in, uint8 frames out, as far as they go."""
+        latent, self._encoder = self.tokenizer.encode_chunk(video, self._encoder)
+        if latent.shape[2] == 0:
+            return video.new_empty(len(video), 3, 0, *video.shape[3:], dtype=torch.uint8)
+        decoded, self._decoder = self.tokenizer.decode_chunk(self.tokenizer.quantize(latent).latent, self._decoder)
+        return to_uint8(decoded)
+
+    def _padded(self, video: Tensor) -> Tensor:
+        factor = self.tokenizer.shape.spatial_factor
+        below, right = -video.shape[3] % factor, -video.shape[4] % factor
+        return F.pad(video, (0, right, 0, below, 0, 0), mode="replicate") if below or right else video

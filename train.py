@@ -22,10 +22,13 @@ import callbacks
 import datamodules  # noqa: F401 - imported classes have short names on the command line
 import modules  # noqa: F401
 from modules.mistakes import mistake
+from modules.tokenizer.fitting import TemporalInit
 from modules.weights import load_weights
 
 # Lightning's own use of torch, which its users cannot mend.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
+# It wishes for a copy of the weights from before each step; checkpoints here hold those after it, on purpose.
+warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
 # Makes ${...} resolve across files and the command line; the other modes resolve each file by itself.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -49,8 +52,15 @@ class VideoARCLI(LightningCLI):
             "--init_from",
             type=str | None,
             default=None,
-            help="Start from the weights in this checkpoint or safetensors file: a new run, a new stage, or a video tokenizer from an "
-            "image tokenizer. To continue the same run use --ckpt_path.",
+            help="Start from the weights in this checkpoint, safetensors file or published Infinity tokenizer: a new run, a new stage, or "
+            "a video tokenizer from an image tokenizer. To continue the same run use --ckpt_path.",
+        )
+        parser.add_argument(
+            "--temporal_init",
+            type=TemporalInit,
+            default="zeros",
+            help="What the earlier temporal slices of a kernel hold where --init_from makes a video tokenizer from an image tokenizer: "
+            "zeros, which starts exactly equal to it, or random.",
         )
         parser.add_lightning_class_args(callbacks.LastCheckpoint, "checkpoint")
 
@@ -63,7 +73,9 @@ class VideoARCLI(LightningCLI):
         """Load the weights before callbacks copy the model and strategies wrap it."""
         config = self.config[self.config["subcommand"]]
         if config["init_from"] and not os.path.isfile(config["ckpt_path"] or ""):
-            rank_zero_info(str(load_weights(self.model, config["init_from"])))
+            # What is trained may begin with another number of bits; what is only used may not.
+            renew = self.config["subcommand"] == "fit"
+            rank_zero_info(str(load_weights(self.model, config["init_from"], config["temporal_init"], renew)))
             self.model.weights_source = config["init_from"]
 
 

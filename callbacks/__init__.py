@@ -4,8 +4,10 @@ from callbacks.error_inheritance import ErrorInheritance
 from callbacks.flip_ratio import FlipRatioSchedule
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.log_videos import LogVideos
-from callbacks.media import contact_sheet, write_mp4, write_preview
+from callbacks.media import contact_sheet, write_preview
+from callbacks.mp4 import Mp4Writer, write_mp4
 from callbacks.save_run_config import SaveRunConfig
+from callbacks.write_reconstructions import WriteReconstructions
 from callbacks.write_report import WriteReport
 from callbacks.write_videos import WriteVideos
 
@@ -14,7 +16,9 @@ __all__ = [
     "FlipRatioSchedule",
     "LastCheckpoint",
     "LogVideos",
+    "Mp4Writer",
     "SaveRunConfig",
+    "WriteReconstructions",
     "WriteReport",
     "WriteVideos",
     "contact_sheet",

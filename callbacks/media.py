@@ -1,4 +1,4 @@
-"""Videos as files and pictures: H.264 for players, a magnified animation for eyes, a sheet of frames to see many clips at once.
+"""Videos as pictures: a magnified animation of one, a sheet of frames to see many at once.
 
 Every video is ``(3, T, H, W)`` uint8, 0..255, RGB, on any device.
 """
@@ -6,12 +6,10 @@ Every video is ``(3, T, H, W)`` uint8, 0..255, RGB, on any device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import accumulate, pairwise
 from math import ceil
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from einops import rearrange
@@ -20,38 +18,11 @@ from torch import Tensor
 
 from callbacks.files import replacing
 
-# x264's constant rate factor: below what the eye sees, yet a fraction of a lossless file.
-QUALITY = "12"
-
 # Contact sheets, in pixels: the range of a frame's side, the caption column, the spaces.
 SMALLEST, LARGEST = 80, 320
 CAPTION, LINE = 150, 16
 MARGIN, GAP, WIDE_GAP = 10, 2, 14
 FONT = ImageFont.load_default(13)
-
-
-def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
-    """Write H.264 in yuv420p, which every player reads.
-
-    The format stores one colour for 2 x 2 pixels, so a frame of odd height or width repeats its last row or column.
-
-    Args:
-        path: File to write or to replace; folders are made.
-        video: ``(3, T, H, W)`` uint8.
-        fps: Frames per second.
-
-    Raises:
-        TypeError: If ``video`` is not uint8.
-        ValueError: If ``video`` is not ``(3, T, H, W)`` or ``fps`` is not positive.
-    """
-    pixels = _even(_pixels(video, fps))
-    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": QUALITY})
-        stream.height, stream.width = pixels.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
 
 
 def write_preview(path: str | Path, video: Tensor, fps: float, magnify: int = 1) -> None:
@@ -83,7 +54,7 @@ def write_picture(path: str | Path, picture: Image.Image) -> None:
         picture.save(temporary, "PNG")
 
 
-def contact_sheet(videos: Sequence[Tensor], captions: Sequence[str], columns: int = 9, group: int = 1) -> Image.Image:
+def contact_sheet(videos: Sequence[Tensor], captions: Sequence[str], columns: int = 9, group: int = 1, step: int = 1) -> Image.Image:
     """A picture of many clips: a row per clip, its caption at the left, then evenly spaced frames from the first to the last.
 
     Small frames are magnified and very large ones reduced. The numbers of the frames stand above them if all clips are of one length.
@@ -93,6 +64,7 @@ def contact_sheet(videos: Sequence[Tensor], captions: Sequence[str], columns: in
         captions: A text per clip; long ones are wrapped, and cut where the row ends.
         columns: Most frames of a clip to show.
         group: Rows that belong together; a wider gap follows them.
+        step: What the numbers of the frames count in, for clips that hold every ``step``-th frame of a video.
 
     Raises:
         TypeError: If a video is not uint8.
@@ -117,7 +89,7 @@ def contact_sheet(videos: Sequence[Tensor], captions: Sequence[str], columns: in
         for column, frame in enumerate(strip.values()):
             sheet.paste(frame, (left + column * width, top))
     for column, number in enumerate(strips[0] if numbered else ()):
-        draw.text((left + (column + 0.5) * width, tops[0] - 3), str(number), "#888888", FONT, anchor="mb")
+        draw.text((left + (column + 0.5) * width, tops[0] - 3), str(number * step), "#888888", FONT, anchor="mb")
     return sheet
 
 
@@ -139,12 +111,6 @@ def _pixels(video: Tensor, fps: float) -> np.ndarray:
     if fps <= 0:
         raise ValueError(f"fps must be positive, got {fps}")
     return frames_of(video)
-
-
-def _even(frames: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column of ``(T, H, W, 3)`` where there is an odd number of them."""
-    height, width = frames.shape[1:3]
-    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
 def _strip(video: Tensor, columns: int) -> dict[int, Image.Image]:

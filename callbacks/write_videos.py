@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from callbacks.files import write_text
-from callbacks.media import contact_sheet, write_mp4, write_picture, write_preview
+from callbacks.manifest import Manifest
+from callbacks.media import contact_sheet, write_picture, write_preview
+from callbacks.mp4 import write_mp4
 from callbacks.origin import origin
 from modules.batch import Requests
-
-MANIFEST = "manifest.jsonl"
 
 
 class WriteVideos(BasePredictionWriter):
@@ -43,17 +41,14 @@ class WriteVideos(BasePredictionWriter):
         if sheet_rows < 0:
             raise ValueError(f"sheet_rows must not be negative, got {sheet_rows}")
         self.folder, self.magnify, self.sheet_rows = Path(folder), magnify, sheet_rows
+        self._manifest = Manifest(self.folder / "manifest.jsonl")
 
     # Manifests are joined in setup and teardown, as processes meet there and one without a batch is not called in between.
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "predict":
-            return
-        self._join_manifests(trainer)
-        several = trainer.world_size > 1
-        self._manifest = self.folder / (f"manifest.rank{trainer.global_rank}.jsonl" if several else MANIFEST)
-        self._lines = _read_manifest(self._manifest)
-        self._shown: list[tuple[Tensor, str]] = []
+        if stage == "predict":
+            self._manifest.start(trainer)
+            self._shown: list[tuple[Tensor, str]] = []
 
     def write_on_batch_end(
         self,
@@ -66,13 +61,12 @@ class WriteVideos(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the clips of one batch: ``prediction["video"]``, ``(B, 3, T, H, W)`` uint8."""
-        for number, (name, video) in enumerate(zip(batch["name"], prediction["video"].cpu(), strict=True)):
-            line = self._write_clip(video, batch, number) | origin(trainer, pl_module)
-            self._lines[name] = json.dumps(line, ensure_ascii=False)
+        rows = []
+        for number, video in zip(range(len(batch["name"])), prediction["video"].cpu(), strict=True):
+            rows.append(self._write_clip(video, batch, number) | origin(trainer, pl_module))
             if trainer.is_global_zero and len(self._shown) < self.sheet_rows:
                 self._shown.append((video, batch["condition"][number]))
-        # The whole file, as lines of an earlier run may have been replaced.
-        _write_manifest(self._manifest, self._lines)
+        self._manifest.add(rows)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._shown:
@@ -82,7 +76,7 @@ class WriteVideos(BasePredictionWriter):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "predict":
-            self._join_manifests(trainer)
+            self._manifest.join(trainer)
 
     def _write_clip(self, video: Tensor, batch: Requests, number: int) -> dict[str, Any]:
         """Write one clip's files; returns what the manifest says about the clip itself."""
@@ -100,29 +94,3 @@ class WriteVideos(BasePredictionWriter):
             "fps": batch["fps"],
             "prefix_frames": batch["prefix"].shape[2] if "prefix" in batch else 0,
         }
-
-    def _join_manifests(self, trainer: Trainer) -> None:
-        """Move the lines of every process into the one manifest; at the start, those that an interrupted run left behind."""
-        trainer.strategy.barrier()
-        parts = sorted(self.folder.glob("manifest.rank*.jsonl"))
-        if trainer.is_global_zero and parts:
-            lines = _read_manifest(self.folder / MANIFEST)
-            for part in parts:
-                lines |= _read_manifest(part)
-            _write_manifest(self.folder / MANIFEST, lines)
-            for part in parts:
-                part.unlink()
-        trainer.strategy.barrier()
-
-
-def _read_manifest(path: Path) -> dict[str, str]:
-    """Lines of a manifest by the name of the clip; none if there is no such file."""
-    if not path.exists():
-        return {}
-    # Not splitlines, which also splits at line separators inside a text.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return {json.loads(line)["file"].removesuffix(".mp4"): line for line in lines if line}
-
-
-def _write_manifest(path: Path, lines: dict[str, str]) -> None:
-    write_text(path, "".join(f"{line}\n" for line in lines.values()))

@@ -3,6 +3,7 @@
 from datamodules.base import ClipDataModule
 from datamodules.moving_digits import MovingDigits
 from datamodules.prompts import Prompts
+from datamodules.video_files import VideoFiles
 from datamodules.video_folder import VideoFolder
 
-__all__ = ["ClipDataModule", "MovingDigits", "Prompts", "VideoFolder"]
+__all__ = ["ClipDataModule", "MovingDigits", "Prompts", "VideoFiles", "VideoFolder"]

@@ -6,9 +6,9 @@ pixels count as square.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,17 +56,29 @@ def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def nearest(container: InputContainer, stream: VideoStream, times: list[float]) -> Iterator[VideoFrame]:
     """The frame nearest to each of the rising ``times``; of two equally near ones the earlier."""
-    frames = _frames_from(container, stream, times[0])
+    end = yield from _nearest(_frames_from(container, stream, times[0]), times)
+    if end is not None:
+        raise Trouble(f"its frames end at {end:.3f} s; asked for {times[0]:.3f} s to {times[-1]:.3f} s")
+
+
+def at_rate(container: InputContainer, stream: VideoStream, fps: float) -> Iterator[VideoFrame]:
+    """The frames nearest to the times ``k / fps``, from the first frame until the stream ends."""
+    yield from _nearest(_frames_from(container, stream, 0.0), (number / fps for number in count()))
+
+
+def _nearest(frames: Iterator[Shown], times: Iterable[float]) -> Generator[VideoFrame, None, float | None]:
+    """The frame nearest to each of the rising ``times``; returns when the frames end, if that is before one of the times."""
     earlier, later = next(frames), next(frames, None)
     for time in times:
         while later is not None and later.time < time + SAME_TIME:
             earlier, later = later, next(frames, None)
         if later is None and time > earlier.time + SAME_TIME and time > earlier.end - SAME_TIME:
-            raise Trouble(f"its frames end at {earlier.end:.3f} s; asked for {times[0]:.3f} s to {times[-1]:.3f} s")
+            return earlier.end
         chosen = later if later is not None and later.time - time + SAME_TIME < time - earlier.time else earlier
         if chosen.frame.is_corrupt:
             raise Trouble(f"the frame at {chosen.time:.3f} s is damaged")
         yield chosen.frame
+    return None
 
 
 class Shown(NamedTuple):

@@ -1,4 +1,4 @@
-"""The contracts between the data modules and the models: a batch of clips to learn from, a batch of clips to make."""
+"""The contracts between the data modules and the models: clips to learn from, clips to make, video files piece by piece."""
 
 from typing import NotRequired, TypedDict
 
@@ -8,8 +8,8 @@ from torch import Tensor
 class VideoBatch(TypedDict):
     """What every training, validation and test data loader yields.
 
-    ``video`` is ``(B, 3, T, H, W)`` uint8, 0..255, RGB; ``label`` is ``(B,)`` int64, -1 where a clip has no class; ``caption`` holds one
-    text per clip ("" where there is none); ``index`` is ``(B,)`` int64, the clip's number in its data set.
+    ``video`` is ``(B, 3, T, H, W)`` RGB, uint8 0..255 (or float -1..1); ``label`` is ``(B,)`` int64, -1 where a clip has no
+    class; ``caption`` holds one text per clip ("" where there is none); ``index`` is ``(B,)`` int64, the clip's number in its data set.
     """
 
     video: Tensor
@@ -34,3 +34,19 @@ class Requests(TypedDict):
     width: int
     fps: float
     prefix: NotRequired[Tensor]
+
+
+class FileChunk(TypedDict):
+    """What a predict data loader over video files yields: some frames of one file, in order; no file begins before the last one ended.
+
+    ``video`` is ``(1, 3, T, H, W)`` uint8, 0..255, RGB, upright, at the file's own size, which all chunks of a file share; ``T`` is at
+    least 1 and the same but in the last chunk. ``file`` is the path as it was given, ``name`` the stem of what is made of it, ``fps`` its
+    frames per second. ``first`` and ``last`` mark the chunks with which the file begins and ends.
+    """
+
+    video: Tensor
+    file: str
+    name: str
+    fps: float
+    first: bool
+    last: bool

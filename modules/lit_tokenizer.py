@@ -7,94 +7,239 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from modules.batch import VideoBatch
-from modules.metrics import FrameQuality
+from modules.batch import FileChunk, VideoBatch
+from modules.finite_steps import FiniteSteps
+from modules.metrics import ReconstructionScores
 from modules.optim import WarmupCosine
-from modules.pixels import to_uint8, to_unit
-from modules.tokenizer import Quantized, TokenizerLoss, VideoTokenizer
+from modules.pixels import check_unit, to_uint8, to_unit
+from modules.step_noise import seed_step
+from modules.tokenizer import (
+    Adversary,
+    PerceptualLoss,
+    Quantized,
+    Reconstruction,
+    StreamedReconstruction,
+    TokenizerLoss,
+    VideoTokenizer,
+)
+
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class LitTokenizer(LightningModule):
-    """Trains a :class:`modules.tokenizer.VideoTokenizer`.
+    """Trains a :class:`modules.tokenizer.VideoTokenizer` (paper 4.1).
 
     A run on pictures and a run on video differ in the data's ``clip.frames`` and in the tokenizer's ``temporal_factor`` only;
-    ``--init_from`` joins them.
+    ``--init_from`` joins them. Steps are those of the tokenizer: the critics' do not count, neither for ``max_steps`` nor for schedules.
 
     Args:
         tokenizer: The network.
         loss: Weights of the loss terms.
-        optimizer: Called with the parameters.
+        perceptual: Distance of features; without it its weight is 0.
+        adversary: Critics of frames and motion; none if not given.
+        scale_dropping: Probability of leaving out a scale but the last in a training step (Infinity's recipe: 0.5).
+        optimizer: Called with the tokenizer's parameters.
+        critic_optimizer: Called with the critics' parameters (Infinity's recipe: twice the tokenizer's learning rate).
         warmup_steps: Steps until the peak learning rate; after it a cosine runs to zero at ``trainer.max_steps``.
+        gradient_clip: Greatest gradient norm of a step, of the tokenizer and of the critics each; 0 for none.
+        patience: Steps whose gradient is not finite are skipped and counted; so many in a row end the run.
     """
 
     def __init__(
         self,
         tokenizer: VideoTokenizer,
         loss: TokenizerLoss = TokenizerLoss(),  # noqa: B008
+        perceptual: PerceptualLoss | None = None,
+        adversary: Adversary | None = None,
+        scale_dropping: float = 0.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
+        critic_optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 0,
+        gradient_clip: float = 1.0,
+        patience: int = 20,
     ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
-        self.loss = loss
-        self.optimizer, self.warmup_steps = optimizer, warmup_steps
-        self.quality = FrameQuality()
+        if not 0.0 <= scale_dropping <= 1.0:
+            raise ValueError(f"scale_dropping must be within 0 and 1, got {scale_dropping}")
+        self.automatic_optimization = False
+        self.tokenizer, self.adversary = tokenizer, adversary
+        self.loss, self.perceptual, self.scale_dropping = loss, perceptual, scale_dropping
+        self.optimizer, self.critic_optimizer, self.warmup_steps = optimizer, critic_optimizer, warmup_steps
+        self.steps, self.critic_steps = FiniteSteps(gradient_clip, patience), FiniteSteps(gradient_clip, patience)
         self.weights_source: str | None = None
+        self._range_checked = False
 
     def setup(self, stage: str) -> None:
-        """Refuse clips the tokenizer cannot hold before anything is read."""
-        self.tokenizer.layout(self.trainer.datamodule.clip)  # type: ignore[attr-defined]
+        """Refuse what cannot work before anything is read."""
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(f"the tokenizer runs in {' or '.join(PRECISIONS)}, not {self.trainer.precision}: half weights change bits")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "predict":
+            if not hasattr(data, "files"):
+                raise ValueError(
+                    f"a tokenizer reconstructs video files, which {type(data).__name__} does not have: add -c configs/reconstruct.yaml"
+                )
+            return
+        layout = self.tokenizer.layout(data.clip)
+        scores = (self.tokenizer.shape.temporal_factor, layout.pyramid.scales, self.tokenizer.bits)
+        self.training_scores, self.scores = ReconstructionScores(*scores), ReconstructionScores(*scores)
+        strategy = self.trainer.strategy
+        turns = stage == "fit" and self.adversary is not None
+        if turns and isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise ValueError("tokenizer and critics take turns: use --trainer.strategy ddp_find_unused_parameters_true")
 
-    def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
-        video = to_unit(batch["video"])
-        result = self.tokenizer(video)
-        terms = self.loss(result, video)
-        self.log_dict({f"train/{name}": term for name, term in terms.items()})
-        self.log_dict({f"train/{name}": term for name, term in bit_health(result.quantized).items()})
-        self.log("loss", terms["loss"], prog_bar=True, logger=False)
-        return terms["loss"]
+    def on_fit_start(self) -> None:
+        if self.perceptual is None and self.loss.perceptual:
+            rank_zero_info(
+                "no perceptual loss, its weight is 0: give --model.perceptual PerceptualLoss --model.perceptual.backbone FILE "
+                "with VGG16's weights in torchvision's layout"
+            )
+
+    def on_train_batch_start(self, batch: VideoBatch, batch_index: int) -> None:
+        seed_step(self.global_rank, self.global_step)
+
+    def training_step(self, batch: VideoBatch, batch_index: int) -> None:
+        video, critics = self._pixels(batch), self._critics()
+        result = self.tokenizer(video, drop=self.scale_dropping)
+        terms = self.loss(result, video, self.perceptual)
+        if critics:
+            terms |= self._with_critics(terms["loss"], result.video, critics)
+        if self._improve_tokenizer(terms, batch):
+            if critics:
+                self._improve_critics(critics, terms, video, result.video, batch)
+            self._score_training(video, result)
+        self._log_training(terms)
 
     def validation_step(self, batch: VideoBatch, batch_index: int) -> None:
         self._measure(batch)
 
     def test_step(self, batch: VideoBatch, batch_index: int) -> dict[str, Any]:
         """Returns ``videos`` for the report: the clips as they are and reconstructed, uint8."""
-        return {"videos": {"real": batch["video"], "reconstructed": self._measure(batch)}}
+        return {"videos": {"real": to_uint8(batch["video"]), "reconstructed": self._measure(batch)}}
+
+    def predict_step(self, batch: FileChunk, batch_index: int) -> dict[str, Tensor]:
+        """The frames of a file that are complete by now, ``real`` and ``reconstructed``, ``(1, 3, n, H, W)`` uint8 each."""
+        if batch["first"]:
+            self._stream = StreamedReconstruction(self.tokenizer)
+        real, reconstructed = self._stream.push(batch["video"], batch["last"])
+        return {"real": real, "reconstructed": reconstructed}
 
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Clips before and after the bits, uint8 ``(B, 3, T, H, W)``."""
-        return {"real": batch["video"], "reconstructed": self.reconstruct(batch["video"])}
+        return {"real": to_uint8(batch["video"]), "reconstructed": self._reconstruct(batch)[0]}
 
-    @torch.no_grad()
-    def reconstruct(self, video: Tensor) -> Tensor:
-        """uint8 video through the bits and back."""
-        return to_uint8(self.tokenizer(to_unit(video)).video)
+    def configure_optimizers(self) -> list[dict[str, Any]]:
+        """The tokenizer's optimizer, then the critics' if there are any; each with its schedule."""
+        optimizers = [self.optimizer(self.tokenizer.parameters())]
+        if self.adversary is not None:
+            optimizers.append(self.critic_optimizer(self.adversary.parameters()))
+        return [
+            {"optimizer": optimizer, "lr_scheduler": WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)}
+            for optimizer in optimizers
+        ]
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimizer(self.tokenizer.parameters())
-        scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = [self.steps.skipped, self.critic_steps.skipped]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps.skipped, self.critic_steps.skipped = checkpoint.get("skipped_steps", [0, 0])
+
+    def on_train_end(self) -> None:
+        if self.steps.skipped or self.critic_steps.skipped:
+            rank_zero_warn(f"skipped, as gradients were not finite: {self.steps.skipped} steps, {self.critic_steps.skipped} of the critics")
 
     def on_validation_epoch_end(self) -> None:
-        self._log_quality("val")
+        self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        self._log_quality("test")
+        self._log_scores("test")
+
+    def _pixels(self, batch: VideoBatch) -> Tensor:
+        """The batch's video in -1..1; the first batch of a run must be just that."""
+        video = to_unit(batch["video"])
+        if not self._range_checked:
+            check_unit(video)
+            self._range_checked = True
+        return video
+
+    def _critics(self) -> Adversary | None:
+        """The adversary, if it takes part in this step."""
+        return self.adversary if self.adversary is not None and self.adversary.active(self.global_step) else None
+
+    def _with_critics(self, loss: Tensor, video: Tensor, critics: Adversary) -> dict[str, Tensor]:
+        """The loss with the adversarial term."""
+        adversarial = critics.generator_loss(video)
+        return {"adversarial": adversarial.detach(), "loss": loss + critics.strength(self.global_step) * adversarial}
+
+    def _improve_tokenizer(self, terms: dict[str, Tensor], batch: VideoBatch) -> bool:
+        """Make the tokenizer's step, unless its gradient is not finite."""
+        optimizer = self._first(self.optimizers())
+        self._backward(optimizer, terms["loss"])
+        terms["gradient_norm"] = norm = self.steps.norm(self.tokenizer.parameters())
+        if not self._passes(self.steps, norm, batch):
+            return False
+        optimizer.step()
+        self._first(self.lr_schedulers()).step()
+        return True
+
+    def _improve_critics(self, critics: Adversary, terms: dict[str, Tensor], real: Tensor, fake: Tensor, batch: VideoBatch) -> None:
+        """Make the critics' step. Their optimizer is called past Lightning, which would count it as another step of the run."""
+        optimizer = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
+        judged = critics.critic_loss(real, fake)
+        self._backward(optimizer, judged["loss"])
+        norm = self.critic_steps.norm(critics.parameters())
+        terms |= {f"critics/{name}": value.detach() for name, value in judged.items()} | {"critics/gradient_norm": norm}
+        if self._passes(self.critic_steps, norm, batch):
+            optimizer.step()
+            self.lr_schedulers()[1].step()  # type: ignore[index]
+
+    def _backward(self, optimizer: Any, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+
+    def _passes(self, steps: FiniteSteps, norm: Tensor, batch: VideoBatch) -> bool:
+        clips = f"clips {batch['index'].tolist()}"
+        if steps.passes(norm, clips):
+            return True
+        rank_zero_warn(f"step {self.global_step} skipped: the gradient's norm is {norm.item()} for {clips}")
+        return False
+
+    @staticmethod
+    def _first(found: Any) -> Any:
+        """The tokenizer's optimizer or schedule, which Lightning gives alone if there is no other."""
+        return found[0] if isinstance(found, list) else found
+
+    def _score_training(self, video: Tensor, result: Reconstruction) -> None:
+        """Score the batch of a step that is logged."""
+        if self._is_logged():
+            self.training_scores.update(to_uint8(result.video), to_uint8(video), result.quantized.bits, result.quantized.left)
+            self.log_dict({f"train/{name}": value for name, value in self.training_scores.collect().items()})
+
+    def _log_training(self, terms: dict[str, Tensor]) -> None:
+        self.log("loss", terms["loss"], prog_bar=True, logger=False)
+        skipped = {"skipped_steps": float(self.steps.skipped), "critics/skipped_steps": float(self.critic_steps.skipped)}
+        self.log_dict({f"train/{name}": value for name, value in {**terms, **skipped}.items()})
+
+    def _is_logged(self) -> bool:
+        """Whether Lightning hands what is logged in this step to the loggers."""
+        return (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _reconstruct(self, batch: VideoBatch) -> tuple[Tensor, Quantized]:
+        """uint8 video through the bits, which are those of float32, and back."""
+        quantized = self.tokenizer.quantize(self.tokenizer.encode_for_tokens(to_unit(batch["video"])))
+        return to_uint8(self.tokenizer.decode(quantized.latent)), quantized
 
     def _measure(self, batch: VideoBatch) -> Tensor:
-        reconstruction = self.reconstruct(batch["video"])
-        self.quality.update(reconstruction, batch["video"])
-        return reconstruction
+        video, quantized = self._reconstruct(batch)
+        self.scores.update(video, to_uint8(batch["video"]), quantized.bits, quantized.left)
+        return video
 
-    def _log_quality(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in self.quality.compute().items()}, prog_bar=True)
-        self.quality.reset()
-
-
-def bit_health(quantized: Quantized) -> dict[str, Tensor]:
-    """Share of ones of the least balanced bit, and dead bits (ones below 1 % or above 99 %), over all scales of a batch."""
-    shares = torch.stack([bits.float().flatten(0, -2).mean(dim=0) for bits in quantized.bits])
-    off_balance = (shares - 0.5).abs()
-    return {"bits/worst_imbalance": off_balance.max(), "bits/dead": (off_balance > 0.49).float().sum()}
+    def _log_scores(self, stage: str) -> None:
+        scores = self.scores.collect()
+        for name, value in scores.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("psnr", "ssim"))

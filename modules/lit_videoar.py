@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,6 +18,7 @@ from modules.geometry import Clip
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
 from modules.pixels import to_uint8, to_unit
+from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import RandomFrameMask, VideoARTransformer
 
@@ -71,6 +70,8 @@ class LitVideoAR(LightningModule):
         """Check the data against the model, and learn what classes or words are called, before anything is read."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "predict":
+            if not hasattr(data, "requests"):
+                raise ValueError(f"clips are made from prompts, which {type(data).__name__} does not have: add -c configs/sample.yaml")
             return
         self.layout = self.tokenizer.layout(data.clip)
         if stage == "fit":
@@ -90,10 +91,7 @@ class LitVideoAR(LightningModule):
         self.on_validation_start()
 
     def on_train_batch_start(self, batch: VideoBatch, batch_index: int) -> None:
-        """Noise follows from seed, process and step, so that a resumed run draws what it would have drawn."""
-        part = batch_index % self.trainer.accumulate_grad_batches
-        place = f"{os.environ.get('PL_GLOBAL_SEED', 0)}/{self.global_rank}/{self.global_step}/{part}"
-        torch.manual_seed(random.Random(place).getrandbits(63))
+        seed_step(self.global_rank, self.global_step, batch_index % self.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
         lesson = self._teach(batch, self.corruption)
@@ -134,7 +132,7 @@ class LitVideoAR(LightningModule):
 
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8."""
-        video = batch["video"]
+        video = to_uint8(batch["video"])
         ids = self._ids(batch)
         return {
             "real": video,

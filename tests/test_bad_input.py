@@ -99,8 +99,8 @@ MISTAKES: dict[str, tuple[Callable[[Inputs], list[object]], list[str]]] = {
     "weights are text": (lambda inputs: ["--init_from", inputs.folder / "text.ckpt"], ["text.ckpt", "not a readable file of weights"]),
     "safetensors are text": (lambda inputs: ["--init_from", inputs.folder / "text.safetensors"], ["text.safetensors", "not a readable"]),
     "weights of another tokenizer": (
-        lambda inputs: ["--init_from", inputs.weights, "--model.tokenizer.bits", 12],
-        ["trained.ckpt", "another architecture", "tokenizer.encoder.conv_out", "(8, ", "(12, "],
+        lambda inputs: ["--init_from", inputs.weights, "--model.tokenizer.channels", 48],
+        ["trained.ckpt", "another architecture", "tokenizer.encoder.conv_in", "(24, ", "(48, "],
     ),
     "no checkpoint": (lambda inputs: ["--ckpt_path", inputs.folder / "gone.ckpt"], ["gone.ckpt"]),
     "checkpoint is text": (lambda inputs: ["--ckpt_path", inputs.folder / "text.ckpt"], ["text.ckpt", "--init_from"]),

@@ -26,6 +26,7 @@ from train import VideoARCLI, main
 
 TASKS = {"tokenizer": modules.LitTokenizer, "videoar": modules.LitVideoAR}
 FILES = sorted(file.relative_to(CONFIGS) for file in CONFIGS.rglob("*.yaml"))
+SOURCES = {"datamodules.Prompts": {"sampler"}, "datamodules.VideoFiles": {"loss"}}
 OPTIONS = {"VideoTokenizer": "--model.tokenizer", "VideoARTransformer": "--model.transformer"}
 
 
@@ -50,14 +51,13 @@ def option(file: Path) -> list[str]:
 
 
 def tasks_of(file: Path) -> list[str]:
-    """The tasks whose model has the arguments that a file sets."""
+    """The tasks whose model has the arguments that a file sets, or that the data of a file is for."""
     values = content(file)
     if is_part(file):
         parts = {"tokenizer": {"--data", "--model.tokenizer"}, "videoar": {"--data", *OPTIONS.values()}}
         return [task for task, keys in parts.items() if option(file)[0] in keys]
     wanted = set(values.get("model", {}).get("init_args", {}))
-    if "return_predictions" in values:
-        wanted.add("sampler")
+    wanted |= SOURCES.get(values.get("data", {}).get("class_path"), set())
     return [task for task, model in TASKS.items() if wanted <= set(inspect.signature(model).parameters)]
 
 
@@ -77,7 +77,8 @@ def composed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def compose(*args: str) -> VideoARCLI:
         with torch.device("meta"):
             cli = main([*args, "--trainer.default_root_dir", str(tmp_path), *HARDWARE.values()])
-        cli.model.tokenizer.layout(cli.datamodule.clip)
+        if hasattr(cli.datamodule, "clip"):
+            cli.model.tokenizer.layout(cli.datamodule.clip)
         return cli
 
     return compose

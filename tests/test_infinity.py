@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import count_parameters, shaken
+from toy_runs import compose, run
 
 from modules.tokenizer import VideoTokenizer
 
@@ -52,7 +53,9 @@ def test_another_number_of_bits_renews_two_convolutions_and_says_so(tmp_path: Pa
     with pytest.warns(UserWarning, match="8 bits, not 12; newly initialised: encoder.conv_out.conv.weight, .*decoder.conv_in.conv.bias"):
         loaded = VideoTokenizer.from_infinity(save_as_infinity(source, tmp_path / "vae.pth"), bits=12)
     changed = {name for name, value in loaded.state_dict().items() if not torch.equal(value, source.state_dict().get(name, value[:0]))}
-    assert changed == {f"{convolution}.conv.{kind}" for convolution in ("encoder.conv_out", "decoder.conv_in") for kind in ("weight", "bias")}
+    assert changed == {
+        f"{convolution}.conv.{kind}" for convolution in ("encoder.conv_out", "decoder.conv_in") for kind in ("weight", "bias")
+    }
     assert loaded.bits == 12
 
 
@@ -109,6 +112,30 @@ def test_inflation_is_exact_at_full_size() -> None:
         torch.testing.assert_close(video.encode(clip), latent, rtol=1e-5, atol=1e-5)
         decoded = image.decode(latent)[:, :, [0, 1, 1, 1, 1]]
         torch.testing.assert_close(video.decode(latent), decoded, rtol=1e-5, atol=1e-5)
+
+
+def test_the_command_line_starts_from_a_published_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A published picture tokenizer becomes a video tokenizer of other bits; the report names what is new, and nothing else is."""
+    shape = {"bits": 6, "channels": 24, "multipliers": (1, 1, 1), "blocks": 1}
+    source = save_as_infinity(shaken(VideoTokenizer(**shape, temporal_factor=1)), tmp_path / "vae.pth")
+    with caplog.at_level("INFO"):
+        started = compose("tokenizer", tmp_path, "--init_from", source, "--temporal_init", "random").model.tokenizer.state_dict()
+    assert "newly initialised, as the file has another number of bits: tokenizer.encoder.conv_out.conv.weight" in caplog.text
+    renewed = ("encoder.conv_out.conv", "decoder.conv_in.conv")
+    for name, value in torch.load(source, weights_only=True)["vae"].items():
+        if name.startswith(("encoder", "decoder")) and not name.startswith(renewed):
+            assert torch.equal(started[name][:, :, -1] if value.ndim == 4 and started[name].ndim == 5 else started[name], value), name
+    deep = started["encoder.mid.block_1.conv1.conv.weight"]
+    assert deep[:, :, :-1].std() > 0
+
+
+def test_a_frozen_tokenizer_or_a_test_needs_all_of_the_weights(tmp_path: Path) -> None:
+    shape = {"bits": 6, "channels": 24, "multipliers": (1, 1, 1), "blocks": 1}
+    source = save_as_infinity(shaken(VideoTokenizer(**shape, temporal_factor=1)), tmp_path / "vae.pth")
+    with pytest.raises(ValueError, match="another architecture: tokenizer.encoder.conv_out.conv.weight is"):
+        compose("videoar", tmp_path, "--init_from", source)
+    with pytest.raises(ValueError, match="another architecture: tokenizer.encoder.conv_out.conv.weight is"):
+        run("test", "tokenizer", tmp_path, "--init_from", source)
 
 
 @pytest.mark.parametrize(("bits", "factor", "parameters"), [(32, 1, 110_118_051), (48, 1, 110_265_523), (48, 4, 329_988_787)])

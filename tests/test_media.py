@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from callbacks import contact_sheet, write_mp4, write_preview
+from callbacks import Mp4Writer, contact_sheet, write_mp4, write_preview
 from callbacks.files import replacing
 
 
@@ -102,3 +102,28 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 clips and 1 captions"):
         contact_sheet([video, video], ["one"])
     assert not list(tmp_path.iterdir())
+
+
+def test_pieces_make_the_same_mp4_as_the_whole(tmp_path: Path) -> None:
+    video = moving_square(frames=9, height=31)
+    write_mp4(tmp_path / "whole.mp4", video, 8.0)
+    with Mp4Writer(tmp_path / "pieces.mp4", 8.0) as writer:
+        for piece in video.split([1, 5, 3], dim=1):
+            writer.append(piece)
+            assert not (tmp_path / "pieces.mp4").exists()
+    assert (tmp_path / "pieces.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_mp4_that_goes_wrong_leaves_the_old_one(tmp_path: Path) -> None:
+    path, video = tmp_path / "clip.mp4", moving_square()
+    write_mp4(path, video, 8.0)
+    content = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt), Mp4Writer(path, 8.0) as writer:
+        writer.append(video)
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match=r"clip\.mp4: frames of 32 x 48 pixels .* 31 x 48"), Mp4Writer(path, 8.0) as writer:
+        writer.append(video)
+        writer.append(video[:, :, 1:])
+    with pytest.raises(ValueError, match="at least one frame"), Mp4Writer(path, 8.0):
+        pass
+    assert path.read_bytes() == content and len(list(tmp_path.iterdir())) == 1

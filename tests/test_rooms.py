@@ -26,6 +26,8 @@ DOORS: dict[str, set[str]] = {
     "modules.autoregression": {"modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.metrics": {"modules.metrics", "modules.geometry"},
     "modules.mistakes": set(),
+    "modules.step_noise": set(),
+    "modules.finite_steps": set(),
     "modules.lit_tokenizer": {"modules"},
     "modules.lit_videoar": {"modules"},
     "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels"},

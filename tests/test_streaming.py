@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
+from conftest import shaken
 from torch import Tensor
 
-from conftest import shaken
 from modules.pixels import to_uint8, to_unit
 from modules.tokenizer import StreamedReconstruction, VideoTokenizer
 

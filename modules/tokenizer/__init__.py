@@ -1,9 +1,21 @@
 """Video to bits and back (paper 4.1)."""
 
+from modules.tokenizer.adversary import Adversary
 from modules.tokenizer.losses import TokenizerLoss
+from modules.tokenizer.perceptual import PerceptualLoss
 from modules.tokenizer.quantizer import Quantized
 from modules.tokenizer.reconstruction import StreamedReconstruction
 from modules.tokenizer.streaming import DecoderState, EncoderState
 from modules.tokenizer.tokenizer import Reconstruction, VideoTokenizer
 
-__all__ = ["DecoderState", "EncoderState", "Quantized", "Reconstruction", "StreamedReconstruction", "TokenizerLoss", "VideoTokenizer"]
+__all__ = [
+    "Adversary",
+    "DecoderState",
+    "EncoderState",
+    "PerceptualLoss",
+    "Quantized",
+    "Reconstruction",
+    "StreamedReconstruction",
+    "TokenizerLoss",
+    "VideoTokenizer",
+]

@@ -58,13 +58,13 @@ def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
         return codes
 
     total = walk(pyramid, choose, torch.zeros_like(frames))
-    left = torch.stack([*left[1:], _energy(frames - total)])
+    energies = torch.stack([*left[1:], _energy(frames - total)])
     return Quantized(
         latent=rearrange(total, "(b t) d h w -> b d t h w", b=len(latent)),
         bits=[rearrange(scale, "(b t) d h w -> b t h w d", b=len(latent)).to(torch.uint8) for scale in bits],
         commitment=torch.stack(commitments),
         entropy=torch.stack(entropies),
-        left=left / _energy(frames).clamp_min(1e-12),
+        left=energies / _energy(frames).clamp_min(1e-12),
     )
 
 

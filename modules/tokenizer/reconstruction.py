@@ -49,7 +49,8 @@ class StreamedReconstruction:
 
     def _through(self, video: Tensor) -> Tensor:
         """Padded frames in, uint8 frames out, as far as they go."""
-        latent, self._encoder = self.tokenizer.encode_chunk(video, self._encoder)
+        with torch.autocast(video.device.type, enabled=False):  # half precision would change bits
+            latent, self._encoder = self.tokenizer.encode_chunk(video, self._encoder)
         if latent.shape[2] == 0:
             return video.new_empty(len(video), 3, 0, *video.shape[3:], dtype=torch.uint8)
         decoded, self._decoder = self.tokenizer.decode_chunk(self.tokenizer.quantize(latent).latent, self._decoder)

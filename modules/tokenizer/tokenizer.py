@@ -83,7 +83,7 @@ class VideoTokenizer(nn.Module):
             if (temporal_factor == 1) != (settings["temporal_factor"] == 1):
                 raise ValueError(f"{path} is a tokenizer of {'pictures' if temporal_factor > 1 else 'video'}; see inflate")
             settings["temporal_factor"] = temporal_factor
-        tokenizer = cls(**settings | ({} if bits is None else {"bits": bits}))
+        tokenizer = cls(**settings) if bits is None else cls(**{**settings, "bits": bits})
         own = tokenizer.state_dict()
         try:
             fitted = fit(own, tensors, renew=True)

@@ -64,7 +64,8 @@ class VideoARTransformer(nn.Module):
             raise ValueError(f"transformer width {width} is not divisible by {heads} heads")
         if window is not None and window < 1:
             raise ValueError(f"the window must be at least 1 frame, got {window}")
-        self.heads, self.window, self.resize = heads, window, resize
+        self.heads, self.window = heads, window
+        self.resize: Literal["area", "bilinear"] = resize
         self.rope = MultiScaleTemporalRope(width // heads)
         self.condition = condition(width)
         self.project = nn.Linear(bits, width)

@@ -242,4 +242,5 @@ class LitTokenizer(LightningModule):
     def _log_scores(self, stage: str) -> None:
         scores = self.scores.collect()
         for name, value in scores.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name in ("psnr", "ssim"))
+            # Equal on all processes; said so that Lightning does not warn.
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("psnr", "ssim"), sync_dist=True)

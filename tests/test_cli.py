@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -156,13 +157,25 @@ class StopAt(Callback):
         trainer.should_stop = True
 
 
+CRITICS = (
+    "--model.adversary",
+    "Adversary",
+    "--model.adversary.channels",
+    8,
+    "--model.adversary.start_step",
+    1,
+    "--model.scale_dropping",
+    0.5,
+)
+
+
 # An epoch has 4 steps, and every second step is saved.
 @pytest.mark.parametrize(("politely", "stops", "saved"), [(False, (3, 5), (2, 4)), (True, (2, 4), (3, 5))], ids=["at_once", "politely"])
-@pytest.mark.parametrize("task", ["tokenizer", "videoar"])
+@pytest.mark.parametrize(("task", "options"), [("tokenizer", ()), ("tokenizer", CRITICS), ("videoar", ())], ids=["tokenizer", "gan", "ar"])
 def test_a_resumed_run_equals_one_that_never_stopped(
-    tmp_path: Path, task: str, politely: bool, stops: tuple[int, ...], saved: tuple[int, ...]
+    tmp_path: Path, task: str, options: tuple, politely: bool, stops: tuple[int, ...], saved: tuple[int, ...]
 ) -> None:
-    steps = ("--trainer.max_steps", 6, "--ckpt_path", "last")
+    steps = ("--trainer.max_steps", 6, "--ckpt_path", "last", *options)
     whole = run("fit", task, tmp_path / "whole", *steps)
     for stop, step in zip(stops, saved, strict=True):
         stopper = ("--trainer.callbacks+=test_cli.StopAt", f"--trainer.callbacks.step={stop}", f"--trainer.callbacks.politely={politely}")
@@ -173,8 +186,9 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     first, second = (torch.load(path, weights_only=True) for path in (whole, parts))
     assert first["global_step"] == second["global_step"] == 6
     assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
-    moments = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (first, second)]
-    assert all(torch.equal(value, moments[1][number][name]) for number, row in moments[0].items() for name, value in row.items())
+    for one, other in zip(first["optimizer_states"], second["optimizer_states"], strict=True):
+        moments = [optimizer["state"] for optimizer in (one, other)]
+        assert all(torch.equal(value, moments[1][number][name]) for number, row in moments[0].items() for name, value in row.items())
     assert first["lr_schedulers"] == second["lr_schedulers"]
 
 
@@ -219,3 +233,26 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(road: Road, tm
     expected, found = weights(one), weights(checkpoint(two))
     worst = max((value - found[name]).abs().max().item() for name, value in expected.items() if value.is_floating_point())
     assert worst < 1e-5, worst
+
+
+SAME_ON_ALL = """
+from lightning import Callback
+class SameOnAll(Callback):
+    def on_train_batch_end(self, trainer, module, *rest):
+        state = {**dict(module.tokenizer.named_parameters()), **module.adversary.state_dict()}
+        for name, value in state.items():
+            everywhere = module.all_gather(value.detach().double())
+            assert (everywhere[0] == everywhere[1]).all(), name
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_keep_tokenizer_and_critics_alike(tmp_path: Path) -> None:
+    """The critics begin in mid-run; their averages are over both processes' clips."""
+    (tmp_path / "same_on_all.py").write_text(SAME_ON_ALL)
+    several = ("--trainer.devices", 2, "--trainer.strategy", "ddp_find_unused_parameters_true", "--trainer.max_steps", 3)
+    args = arguments("fit", "tokenizer", tmp_path / "two", *CRITICS, *several, "--trainer.callbacks+=same_on_all.SameOnAll")
+    paths = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=300, env=paths)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert torch.load(checkpoint(tmp_path / "two"), weights_only=True)["global_step"] == 3

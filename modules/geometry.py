@@ -15,14 +15,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-# The schedules that Infinity published for square and 4:7 grids (paper.md section 1). The 8 x 8 schedule is our decision: the paper's
-# 30 steps for 5 latent frames mean 6 scales, which no published table has.
-PUBLISHED_SCHEDULES: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {
-    (8, 8): tuple((side, side) for side in (1, 2, 3, 4, 6, 8)),
-    (16, 16): tuple((side, side) for side in (1, 2, 4, 6, 8, 12, 16)),
-    (32, 32): tuple((side, side) for side in (1, 2, 4, 6, 8, 12, 16, 20, 24, 32)),
-    (24, 42): ((1, 1), (2, 2), (3, 3), (4, 7), (6, 11), (8, 14), (12, 21), (16, 28), (20, 35), (24, 42)),
-}
+from modules.schedules import published
+
+PUBLISHED = published()
 
 # Longer sides of the scales below the full grid, for a grid without a published schedule.
 LONG_SIDES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
@@ -82,10 +77,8 @@ class Pyramid:
         """
         if height < 1 or width < 1:
             raise ValueError(f"a latent grid has at least one row and one column, got {height} x {width}")
-        if (height, width) in PUBLISHED_SCHEDULES:
-            return cls(PUBLISHED_SCHEDULES[height, width])
-        if (width, height) in PUBLISHED_SCHEDULES:
-            return cls(tuple((rows, columns) for columns, rows in PUBLISHED_SCHEDULES[width, height]))
+        if (height, width) in PUBLISHED:
+            return cls(PUBLISHED[height, width])
         longer = max(height, width)
         sides = [side for side in LONG_SIDES if side < longer]
         sizes = [(max(1, round(side * height / longer)), max(1, round(side * width / longer))) for side in sides]

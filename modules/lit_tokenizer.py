@@ -98,6 +98,8 @@ class LitTokenizer(LightningModule):
                 "no perceptual loss, its weight is 0: give --model.perceptual PerceptualLoss --model.perceptual.backbone FILE "
                 "with VGG16's weights in torchvision's layout"
             )
+        elif self.perceptual is not None and not self.loss.perceptual:
+            rank_zero_warn("the perceptual loss is not used: its weight model.loss.perceptual is 0")
 
     def on_train_batch_start(self, batch: VideoBatch, batch_index: int) -> None:
         seed_step(self.global_rank, self.global_step)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from modules.geometry import Clip, Layout, Pyramid
+from modules.geometry import PUBLISHED, Clip, Layout, Pyramid
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (32, 32), (24, 42), (42, 24), (3, 17), (5, 4)])
@@ -18,6 +18,17 @@ def test_pyramid_grows_from_coarse_to_the_grid(grid: tuple[int, int]) -> None:
 def test_ucf_clip_has_the_papers_thirty_steps_and_the_open_domain_frame_2628_tokens() -> None:
     assert 5 * Pyramid.of(8, 8).scales == 30
     assert Pyramid.of(24, 42).tokens == 2628
+
+
+def test_published_schedules_have_their_published_numbers_of_tokens() -> None:
+    squares, tall = [(16, 16), (32, 32), (48, 48), (64, 64)], [(21, 12), (42, 24), (70, 40), (84, 48)]
+    assert [Pyramid.of(*grid).tokens for grid in squares] == [521, 2521, 6425, 10521]
+    assert [Pyramid.of(*grid).tokens for grid in tall] == [Pyramid.of(*reversed(grid)).tokens for grid in tall] == [472, 2628, 7220, 11252]
+
+
+@pytest.mark.parametrize("grid", list(PUBLISHED), ids=str)
+def test_every_published_schedule_is_one(grid: tuple[int, int]) -> None:
+    assert Pyramid.of(*grid).sizes == PUBLISHED[grid] and PUBLISHED[grid][0] == (1, 1)
 
 
 def test_places_agree_with_nested_loops() -> None:

@@ -68,7 +68,7 @@ class VideoTokenizer(nn.Module):
         """A tokenizer that Infinity published, its architecture read from the shapes in the file.
 
         Args:
-            path: ``infinity_vae_d16.pth`` or a sibling; also the same tensors as safetensors, or the state of a tokenizer of ours.
+            path: ``infinity_vae_d16.pth`` or a sibling; also the same tensors as safetensors.
             bits: Bits per token if other than the file's: the two convolutions that depend on it are newly initialised, and a warning
                 says so. No file has the paper's 48.
             temporal_factor: Frames per latent of a file with 3D kernels, whose shapes do not tell; 4 if not given.

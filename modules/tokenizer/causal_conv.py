@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from modules.tokenizer.fast_conv import convolve, pays
+
 # What every convolution still needs of the chunks before: its last input frames. One for each stream of chunks, passed along and never
 # kept in a module, so that several videos may be streamed side by side.
 Past = dict[nn.Module, Tensor]
@@ -57,18 +59,26 @@ class CausalConv3d(nn.Module):
         With ``past`` the video is one chunk of a longer one: the frames kept from the chunk before stand in front of it instead of zeros,
         and its own last ones are written over these for the next.
         """
-        if self.conv.kernel_size[0] == 1 and self.conv.stride[0] == 1:
-            return self._per_frame(video)
-        if past is None:
-            return self.conv(F.pad(video, self.padding))
-        return self.conv(F.pad(self._continued(video, past), self.padding[:4]))
+        return self.within(self.extended(video, past))
 
-    def _continued(self, chunk: Tensor, past: Past) -> Tensor:
-        """The chunk behind what was kept; keeps the frames from the first one on that the next output needs."""
+    def within(self, frames: Tensor) -> Tensor:
+        """The convolution of frames that :meth:`extended` gave: padded in space only."""
+        if self.conv.kernel_size[1] == 1:
+            return F.linear(frames.movedim(1, -1), self.conv.weight.flatten(1), self.conv.bias).movedim(-1, 1)
+        if self.conv.stride == (1, 1, 1) and pays(frames, self.conv.weight) and self.conv.bias is not None:
+            return convolve(frames, self.conv.weight, self.conv.bias)
+        if self.conv.kernel_size[0] == 1 and self.conv.stride[0] == 1:
+            return self._per_frame(frames)
+        return self.conv(F.pad(frames, self.padding[:4]))
+
+    def extended(self, chunk: Tensor, past: Past | None = None) -> Tensor:
+        """The chunk behind what was kept, or behind zeros; keeps the frames from the first one on that the next output needs."""
+        if past is None or not self.padding[4]:
+            return F.pad(chunk, (0, 0, 0, 0, self.padding[4], 0)) if self.padding[4] else chunk
         first = self not in past
         frames = F.pad(chunk, (0, 0, 0, 0, self.padding[4], 0)) if first else torch.cat([past[self], chunk], dim=2)
         stride = self.conv.stride[0]
-        outputs = (frames.shape[2] - self.conv.kernel_size[0]) // stride + 1
+        outputs = (frames.shape[2] - self.padding[4] - 1) // stride + 1
         kept = frames[:, :, outputs * stride :]
         past[self] = kept.clone() if first else past[self].copy_(kept)
         return frames

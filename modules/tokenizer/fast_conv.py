@@ -1,9 +1,7 @@
 """Convolutions with fewer multiplications: the sums of ``F.conv3d`` up to rounding, for inference in float32 on CPUs.
 
-Four neighbouring outputs of a kernel with three taps need six products instead of twelve, see :mod:`modules.tokenizer.tile_schemes`. In
-two spatial axes and time together that is an eighth of the products. After nearest-neighbour up-sampling two outputs per input see
-only two inputs, and three products do.
-
+Four neighbouring outputs of a kernel with three taps need six products instead of twelve (:mod:`modules.tokenizer.tile_schemes`), an
+eighth over two spatial axes and time. After nearest-neighbour up-sampling two outputs see only two inputs, and three products do.
 Products are summed over channels, so those of one position in a tile are one matrix product over all tiles. Tiles are handled in blocks
 small enough for the cache, and channels come last, so that all additions run over contiguous memory.
 """
@@ -29,7 +27,7 @@ LEAST_PIXELS, LEAST_PIXELS_DOUBLED = 1000, 64
 
 
 class Scratch:
-    """Memory for intermediate results, taken again under the same name: getting fresh memory from the system costs as much as using it."""
+    """Memory for intermediate results, taken again under the same name: fresh memory from the system costs more than using it."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -38,7 +36,7 @@ class Scratch:
         """A float32 tensor of that shape holding anything, valid until the name is taken again."""
         size = prod(shape)
         if name not in self._buffers or self._buffers[name].numel() < size:
-            self._buffers[name] = torch.empty(size)
+            self._buffers[name] = torch.empty(size, dtype=torch.float32, device="cpu")
         return self._buffers[name][:size].view(shape)
 
 
@@ -66,12 +64,11 @@ def pays(extended: Tensor, weight: Tensor, doubled: bool = False) -> bool:
     single = extended.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if _scratch.get() is None or torch.is_grad_enabled() or extended.device.type != "cpu" or not single:
         return False
-    if weight.shape[2] not in (1, 3) or tuple(weight.shape[3:]) != (3, 3):
-        return False
     frames = extended.shape[2] - weight.shape[2] + 1
     channels = LEAST_CHANNELS_FOUR if weight.shape[2] == 3 and frames >= 4 else LEAST_CHANNELS
     pixels = LEAST_PIXELS_DOUBLED if doubled else LEAST_PIXELS
-    return min(weight.shape[:2]) >= channels and frames * extended.shape[3:].numel() >= pixels
+    known = tuple(weight.shape[2:]) in ((1, 3, 3), (3, 3, 3))
+    return known and min(weight.shape[:2]) >= channels and frames * extended.shape[3:].numel() >= pixels
 
 
 def convolve(extended: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -119,15 +116,13 @@ def _frame_by_frame(frames: int, taps: int) -> list[tuple[Scheme, int, int]]:
 def _batched(extended: Tensor, weight: Tensor, bias: Tensor, space: Scheme, parts: Sequence[tuple[Scheme, int, int]]) -> Tensor:
     videos = extended.contiguous(memory_format=torch.channels_last_3d).permute(0, 2, 3, 4, 1)
     tiles = [-(-side // space.step) for side in extended.shape[3:]]
-    frames = sum(time.outputs * count for time, _, count in parts)
-    result = extended.new_empty(len(videos), frames, *(space.outputs * count for count in tiles), len(weight))
-    done, scratch = 0, _scratch.get() or Scratch()
-    for time, first, count in parts:
+    frames = [time.outputs * count for time, _, count in parts]
+    result = extended.new_empty(len(videos), sum(frames), *(space.outputs * count for count in tiles), len(weight))
+    scratch = _scratch.get() or Scratch()
+    for (time, first, _), targets in zip(parts, result.split(frames, dim=1), strict=True):
         layer = _Layer(time, space, weight, bias, scratch)
-        until = done + count * time.outputs
-        for video, target in zip(videos, result, strict=True):
-            layer.run(video[first:], target[done:until])
-        done = until
+        for video, target in zip(videos, targets, strict=True):
+            layer.run(video[first:], target)
     height, width = (side * space.outputs // space.step for side in extended.shape[3:])
     return result[:, :, :height, :width].permute(0, 4, 1, 2, 3).contiguous(memory_format=torch.channels_last_3d)
 
@@ -137,7 +132,6 @@ class _Layer:
 
     def __init__(self, time: Scheme, space: Scheme, weight: Tensor, bias: Tensor, scratch: Scratch) -> None:
         self.time, self.space, self.bias, self.scratch = time, space, bias, scratch
-        self.channels = len(weight)
         self.kernels = self._transform(weight)
 
     def _transform(self, weight: Tensor) -> Tensor:
@@ -155,8 +149,8 @@ class _Layer:
         target = target.unflatten(0, (-1, time.outputs)).unflatten(2, (-1, space.outputs))
         times, _, rows, _, width, _ = target.shape
         columns = width // space.outputs
-        row_step = min(rows, max(1, BLOCK // columns))
-        time_step = max(1, BLOCK // (columns * row_step))
+        row_step = max(1, BLOCK // columns)
+        time_step = max(1, BLOCK // (columns * min(rows, row_step)))
         for first in range(0, times, time_step):
             frames = source[first * time.step : (min(first + time_step, times) - 1) * time.step + time.inputs]
             for top in range(0, rows, row_step):
@@ -168,14 +162,14 @@ class _Layer:
         times, _, rows, _, width, _ = out.shape
         side = self.space.outputs
         bands = self._spread("bands", self._padded(frames, top, times, rows, columns), 2, rows)
-        wide = self.scratch.take("wide", *bands.shape[:4], columns, side, self.channels)
+        wide = self.scratch.take("wide", *bands.shape[:4], columns, side, len(self.bias))
         for kernels, band, gathered in zip(self.kernels, bands, wide, strict=True):
             factors = self._spread("factors", band, 3, columns)
-            products = self.scratch.take("products", *factors.shape[:5], self.channels)
+            products = self.scratch.take("products", *factors.shape[:5], len(self.bias))
             flat = factors.view(len(kernels), -1, factors.shape[-1])
-            torch.bmm(flat, kernels, out=products.view(len(kernels), -1, self.channels))
+            torch.bmm(flat, kernels, out=products.view(len(kernels), -1, len(self.bias)))
             self.space.gather(products, gathered.unbind(4))
-        high = self.scratch.take("high", *wide.shape[1:4], side, width, self.channels)
+        high = self.scratch.take("high", *wide.shape[1:4], side, width, len(self.bias))
         self.space.gather(wide.flatten(4, 5), high.unbind(3))
         self.time.gather(high, out.unbind(1))
         out += self.bias

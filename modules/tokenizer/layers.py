@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.causal_conv import CausalConv3d, Past
+from modules.tokenizer.fast_conv import pays, upsample_convolve
 
 
 class FrameNorm(nn.Module):
@@ -48,9 +50,10 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = CausalConv3d(channels_in, channels_out, kernel=1) if channels_in != channels_out else nn.Identity()
 
     def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(video)), past)
-        hidden = self.conv2(F.silu(self.norm2(hidden)), past)
-        return self.nin_shortcut(video) + hidden
+        alone = not torch.is_grad_enabled()  # fresh memory is dear
+        hidden = self.conv1(F.silu(self.norm1(video), inplace=alone), past)
+        hidden = self.conv2(F.silu(self.norm2(hidden), inplace=alone), past)
+        return hidden.add_(self.nin_shortcut(video)) if alone else self.nin_shortcut(video) + hidden
 
 
 class Downsample(nn.Module):
@@ -74,11 +77,19 @@ class Upsample(nn.Module):
     def __init__(self, channels: int, temporal_kernel: int, temporal: bool) -> None:
         super().__init__()
         self.factors = (2.0 if temporal else 1.0, 2.0, 2.0)
+        # Kept and padded before up-sampling: where frames are doubled, one frame gives two, of which the first output needs one.
         before = temporal_kernel - 2 if temporal else temporal_kernel - 1
         self.conv = CausalConv3d(channels, channels, temporal_kernel=temporal_kernel, temporal_padding=before)
 
     def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
-        return self.conv(F.interpolate(video, scale_factor=self.factors, mode="nearest"), past)
+        convolution, temporal = self.conv.conv, self.factors[0] == 2
+        first = past is None or self.conv not in past
+        frames = self.conv.extended(video, past)
+        if pays(frames, convolution.weight, doubled=True) and convolution.bias is not None:
+            result = upsample_convolve(frames, convolution.weight, convolution.bias, temporal)
+            return result[:, :, 1:] if temporal and first else result
+        large = F.interpolate(frames, scale_factor=self.factors, mode="nearest")
+        return self.conv.within(large[:, :, 1:] if temporal and first else large)
 
 
 class Level(nn.Module):

@@ -32,7 +32,9 @@ def main() -> None:
     train(image, options, options.image_steps, 0, ["-c", "configs/stage/1_images.yaml"])
     runs = [(start, seed) for seed in range(options.seeds) for start in STARTS]
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda run: train_video(*run, options, image), runs))
+        started = [pool.submit(train_video, start, seed, options, image) for start, seed in runs]
+        for run in started:
+            run.result()
     rows = [row for start, seed in runs for row in validations(options.out / f"{start}_{seed}", start, seed)]
     write_csv(options.out / "inflation.csv", rows)
     table = markdown(rows, options.steps)

@@ -25,6 +25,7 @@ from modules.tokenizer import (
     StreamedReconstruction,
     TokenizerLoss,
     VideoTokenizer,
+    fast_convolutions,
 )
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -234,7 +235,8 @@ class LitTokenizer(LightningModule):
     def _reconstruct(self, batch: VideoBatch) -> tuple[Tensor, Quantized]:
         """uint8 video through the bits, which are those of float32, and back."""
         quantized = self.tokenizer.quantize(self.tokenizer.encode_for_tokens(to_unit(batch["video"])))
-        return to_uint8(self.tokenizer.decode(quantized.latent)), quantized
+        with fast_convolutions():
+            return to_uint8(self.tokenizer.decode(quantized.latent)), quantized
 
     def _measure(self, batch: VideoBatch) -> Tensor:
         video, quantized = self._reconstruct(batch)

@@ -9,7 +9,7 @@ from conftest import shaken
 from torch import Tensor
 
 from modules.pixels import to_uint8, to_unit
-from modules.tokenizer import StreamedReconstruction, VideoTokenizer
+from modules.tokenizer import StreamedReconstruction, VideoTokenizer, fast_convolutions
 
 CUTS = [[17], [1, 16], [1, 4, 4, 4, 4], [1] * 17, [5, 8, 4], [2, 3, 5, 7], [16, 1], [3, 14], [11, 2, 2, 2]]
 
@@ -43,6 +43,22 @@ def test_decoding_in_pieces(streamed: VideoTokenizer, cut: list[int]) -> None:
         video, state = streamed.decode_chunk(piece, state)
         frames.append(video)
     torch.testing.assert_close(torch.cat(frames, dim=2), streamed.decode(latent), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_fast_decoding_in_pieces_agrees_to_rounding() -> None:
+    """Other pieces mean other sums of the same products where convolutions save multiplications."""
+    tokenizer = VideoTokenizer(bits=8, channels=32, multipliers=(1, 4), blocks=1, temporal_factor=2).eval()
+    latent, state, frames = torch.randn(1, 8, 6, 24, 24), None, []
+    with fast_convolutions():
+        whole = tokenizer.decode(latent)
+        for piece in pieces(latent, [1, 5]):
+            video, state = tokenizer.decode_chunk(piece, state)
+            frames.append(video)
+    plain = tokenizer.decode(latent)
+    assert not torch.equal(whole, plain)  # it was taken
+    torch.testing.assert_close(whole, plain, rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.cat(frames, dim=2), plain, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modules.autoregression.sampler import Sampler
 from modules.geometry import Clip
-from modules.tokenizer import VideoTokenizer
+from modules.tokenizer import VideoTokenizer, fast_convolutions
 from modules.transformer import VideoARTransformer
 
 
@@ -97,5 +97,6 @@ class Generation:
         layout = self.tokenizer.layout(Clip(frames, clip.height, clip.width))
         prefix = None if history is None else self.tokenizer.encode_for_tokens(history)
         latent = torch.stack(list(self.sampler.frames(self.transformer, ids, layout, generators, prefix)), dim=2)
-        video = self.tokenizer.decode(latent)
+        with fast_convolutions():
+            video = self.tokenizer.decode(latent)
         return video if history is None else torch.cat([history, video[:, :, history.shape[2] :]], dim=2)

@@ -1,6 +1,7 @@
 """Video to bits and back (paper 4.1)."""
 
 from modules.tokenizer.adversary import Adversary
+from modules.tokenizer.fast_conv import fast_convolutions
 from modules.tokenizer.losses import TokenizerLoss
 from modules.tokenizer.perceptual import PerceptualLoss
 from modules.tokenizer.quantizer import Quantized
@@ -18,4 +19,5 @@ __all__ = [
     "StreamedReconstruction",
     "TokenizerLoss",
     "VideoTokenizer",
+    "fast_convolutions",
 ]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.pixels import to_uint8, to_unit
+from modules.tokenizer.fast_conv import fast_convolutions
 from modules.tokenizer.streaming import DecoderState, EncoderState
 from modules.tokenizer.tokenizer import VideoTokenizer
 
@@ -53,7 +54,8 @@ class StreamedReconstruction:
             latent, self._encoder = self.tokenizer.encode_chunk(video, self._encoder)
         if latent.shape[2] == 0:
             return video.new_empty(len(video), 3, 0, *video.shape[3:], dtype=torch.uint8)
-        decoded, self._decoder = self.tokenizer.decode_chunk(self.tokenizer.quantize(latent).latent, self._decoder)
+        with fast_convolutions():
+            decoded, self._decoder = self.tokenizer.decode_chunk(self.tokenizer.quantize(latent).latent, self._decoder)
         return to_uint8(decoded)
 
     def _padded(self, video: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.decoder import Decoder
 from modules.tokenizer.encoder import Encoder
-from modules.tokenizer.fast_conv import fast_convolutions
 from modules.tokenizer.fitting import TemporalInit, fit
 from modules.tokenizer.infinity import read_infinity, read_settings
 from modules.tokenizer.quantizer import Quantized, dequantize, quantize
@@ -194,8 +193,7 @@ class VideoTokenizer(nn.Module):
             ValueError: For no frames, or a size other than that of the piece before.
         """
         self._check_frames(chunk)
-        with fast_convolutions():
-            return decode_chunk(self.decoder, chunk, state)
+        return decode_chunk(self.decoder, chunk, state)
 
     @staticmethod
     def _check_frames(chunk: Tensor) -> None:
@@ -210,8 +208,7 @@ class VideoTokenizer(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """``(B, d, t, h, w)`` to video ``(B, 3, 1+(t-1)*tau, h*f, w*f)``, about [-1, 1], not clamped."""
-        with fast_convolutions():
-            return self.decoder(latent.contiguous(memory_format=torch.channels_last_3d))
+        return self.decoder(latent.contiguous(memory_format=torch.channels_last_3d))
 
     def quantize(self, latent: Tensor, scales: Sequence[Size] | None = None, drop: float = 0.0) -> Quantized:
         """Continuous latent ``(B, d, t, h, w)`` to bits, every latent frame by itself, in float32, with straight-through gradients.

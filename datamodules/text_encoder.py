@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -58,7 +59,7 @@ class HuggingFaceEncoder:
         try:
             self._tokenizer = library.AutoTokenizer.from_pretrained(name)
             self._model = _model_of(library, name).eval().to(device)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, UnpicklingError) as error:
             raise ValueError(f"no text encoder can be read from {name}: {error}") from error
         # Some decoders have no padding of their own; what is put there is masked and dropped.
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token

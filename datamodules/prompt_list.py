@@ -82,6 +82,11 @@ def make_requests(prompts: str | list[str], defaults: Defaults) -> list[Request]
     return requests
 
 
+def conditions_of(prompts: str | list[str]) -> list[str]:
+    """The condition of every prompt, in order; raises ``ValueError`` if one has none."""
+    return [_condition(place, values) for place, values in _lines(prompts)]
+
+
 def slug(text: str) -> str:
     """A text as part of a file name: words in lower case joined by "-"."""
     return re.sub(r"\W+", "-", text.lower()).strip("-")[:SLUG].rstrip("-") or "clip"
@@ -99,9 +104,7 @@ def _lines(prompts: str | list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _request(place: str, values: dict[str, Any], folder: Path, defaults: Defaults, *, number: int, sample: int) -> Request:
-    condition = value_of(values, "condition", str, place, "a text")
-    if condition is None:
-        raise ValueError(f'{place}: "condition" is missing')
+    condition = _condition(place, values)
     own_seed = _whole(values, "seed", place, 0)
     seed = defaults.seed + number if own_seed is None else own_seed + sample
     frames = _whole(values, "frames", place, 1) or defaults.frames
@@ -111,6 +114,13 @@ def _request(place: str, values: dict[str, Any], folder: Path, defaults: Default
     name = _name(values, place, sample if defaults.samples > 1 else None)
     name = name or f"{number:04d}_{slug(condition)}_seed{seed}"
     return Request(condition, seed, name, frames, prefix, prefix_frames, place)
+
+
+def _condition(place: str, values: dict[str, Any]) -> str:
+    condition = value_of(values, "condition", str, place, "a text")
+    if condition is None:
+        raise ValueError(f'{place}: "condition" is missing')
+    return condition
 
 
 def _prefix(values: dict[str, Any], folder: Path, defaults: Defaults, place: str) -> tuple[Path | None, int]:

@@ -49,7 +49,7 @@ def load_weights(module: nn.Module, path: str | Path, temporal_init: TemporalIni
     as newly initialised. Convolutions with one temporal slice in the file and more here are inflated (paper 4.1).
 
     Args:
-        module: The model to start; untouched if an error is raised.
+        module: The model to start; untouched if the file does not fit it.
         path: A Lightning checkpoint, a safetensors file, or a tokenizer that Infinity published.
         temporal_init: What the earlier temporal slices of inflated kernels hold; see :func:`modules.tokenizer.fitting.fit`.
         renew: Whether a part that is trained may start from a file with another number of bits per token: the two convolutions that
@@ -60,7 +60,8 @@ def load_weights(module: nn.Module, path: str | Path, temporal_init: TemporalIni
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no file of weights, has nothing for this model, or fits it only in part; the first culprit is named.
+        ValueError: If it is no file of weights, has nothing for this model, or fits it only in part; the first culprit is named. Also if
+            the model's condition refuses the weights, as those for another text encoder.
     """
     found, own = read_weights(path), module.state_dict()
     report, fitted = Report(str(path)), {}

@@ -22,6 +22,7 @@ from toy_runs import CONFIGS, ROOT
 
 import modules
 from datamodules.prompt_list import Defaults, make_requests
+from modules.features import EncoderIdentity, FeatureCache, write_cache
 from train import VideoARCLI, main
 
 TASKS = {"tokenizer": modules.LitTokenizer, "videoar": modules.LitVideoAR}
@@ -74,6 +75,9 @@ def composed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setattr(place, lambda *_: None)
     nothing = "modules.tokenizer.perceptual._read"
     monkeypatch.setattr(nothing, lambda _, shapes: {name: torch.zeros(shape) for name, shape in shapes.items()})
+    write_cache(tmp_path / "features.safetensors", EncoderIdentity("none", ""), ["a text"], [torch.zeros(1, 4)])
+    features = FeatureCache(tmp_path / "features.safetensors")
+    monkeypatch.setattr("modules.transformer.feature_condition.FeatureCache", lambda _: features)
     monkeypatch.chdir(ROOT)
 
     def compose(*args: str) -> VideoARCLI:

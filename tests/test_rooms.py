@@ -23,7 +23,8 @@ DOORS: dict[str, set[str]] = {
     "modules.tensor_file": set(),
     "modules.weights": {"modules.tensor_file", "modules.tokenizer.fitting", "modules.tokenizer.infinity"},
     "modules.tokenizer": {"modules.tokenizer", "modules.geometry", "modules.pixels", "modules.tensor_file"},
-    "modules.transformer": {"modules.transformer", "modules.geometry"},
+    "modules.features": {"modules.features"},
+    "modules.transformer": {"modules.transformer", "modules.geometry", "modules.features"},
     "modules.autoregression": {"modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.metrics": {"modules.metrics", "modules.geometry"},
     "modules.mistakes": set(),
@@ -31,7 +32,7 @@ DOORS: dict[str, set[str]] = {
     "modules.finite_steps": set(),
     "modules.lit_tokenizer": {"modules"},
     "modules.lit_videoar": {"modules"},
-    "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels"},
+    "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels", "modules.features"},
     "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.autoregression.corruption"},
     "train": {"callbacks", "datamodules", "modules"},
 }

@@ -10,7 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,39 +24,19 @@ class Prompt(NamedTuple):
 
 
 class Condition(nn.Module, ABC):
-    """Learned embeddings of token ids, with a learned "no condition" for guidance.
-
-    The names that the ids stand for (classes or words) are stored with the weights, so a checkpoint is complete by itself.
+    """What a clip is conditioned on, by ids; a learned "no condition", ``null`` ``(P, C)``, is there for guidance.
 
     Args:
-        width: Width of the transformer.
-        rows: Number of embeddings.
         length: Condition tokens per clip, ``P``.
     """
 
-    def __init__(self, width: int, rows: int, length: int) -> None:
+    def __init__(self, length: int) -> None:
         super().__init__()
         self.length = length
-        self.names = []
-        self.embedding = nn.Embedding(rows, width)
-        self.null = nn.Parameter(torch.randn(length, width) * 0.02)
-        nn.init.normal_(self.embedding.weight, std=0.02)
 
-    @property
-    def names(self) -> list[str]:
-        """What the ids stand for, in the order of the ids."""
-        return list(self._places)
-
-    @names.setter
-    def names(self, names: Sequence[str]) -> None:
-        # Kept as a table, so that a training batch looks its words up without building one.
-        self._places = {name: place for place, name in enumerate(names)}
-
+    @abstractmethod
     def forward(self, ids: Tensor) -> Prompt:
         """``(B, P)`` ids, -1 in a row's first place for "no condition"."""
-        absent = ids[:, :1, None] < 0
-        tokens = torch.where(absent, self.null.expand(len(ids), -1, -1), self.embedding(ids.clamp(min=0)))
-        return Prompt(tokens, tokens.mean(dim=1))
 
     def nothing(self, clips: int, device: torch.device) -> Tensor:
         """Ids ``(clips, P)`` of "no condition"."""
@@ -74,14 +54,48 @@ class Condition(nn.Module, ABC):
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """Ids ``(B, P)`` of what a user typed."""
 
+
+class NamedCondition(Condition):
+    """Learned embeddings of token ids.
+
+    The names that the ids stand for (classes or words) are stored with the weights, so a checkpoint is complete by itself.
+
+    Args:
+        width: Width of the transformer.
+        rows: Number of embeddings.
+        length: Condition tokens per clip, ``P``.
+    """
+
+    def __init__(self, width: int, rows: int, length: int) -> None:
+        super().__init__(length)
+        self.names = []
+        self.embedding = nn.Embedding(rows, width)
+        self.null = nn.Parameter(torch.randn(length, width) * 0.02)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    @property
+    def names(self) -> list[str]:
+        """What the ids stand for, in the order of the ids."""
+        return list(self._places)
+
+    @names.setter
+    def names(self, names: Sequence[str]) -> None:
+        # Kept as a table, so that a training batch looks its words up without building one.
+        self._places = {name: place for place, name in enumerate(names)}
+
+    def forward(self, ids: Tensor) -> Prompt:
+        absent = ids[:, :1, None] < 0
+        tokens = torch.where(absent, self.null.expand(len(ids), -1, -1), self.embedding(ids.clamp(min=0)))
+        return Prompt(tokens, tokens.mean(dim=1))
+
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(list(json.dumps(self.names).encode()), dtype=torch.uint8)
+        return as_bytes(self.names)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.names = json.loads(bytes(state.tolist()).decode())
+        self.names = from_bytes(state)
 
 
-class ClassCondition(Condition):
+class ClassCondition(NamedCondition):
     """One class per clip.
 
     Args:
@@ -140,7 +154,7 @@ class ClassCondition(Condition):
         return [sum(self.factors[:place]) for place in range(len(self.factors))]
 
 
-class TextCondition(Condition):
+class TextCondition(NamedCondition):
     """A text per clip as words with learned embeddings, filled up to a fixed length (our decision).
 
     Args:
@@ -192,3 +206,13 @@ class TextCondition(Condition):
 def words(text: str) -> list[str]:
     """The words and signs of a text, in lower case."""
     return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def as_bytes(value: Any) -> Tensor:
+    """A value that JSON can hold as a tensor, to be stored with weights."""
+    return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def from_bytes(state: Tensor) -> Any:
+    """What :func:`as_bytes` was given."""
+    return json.loads(bytes(state.tolist()).decode())

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import make_transformer, shaken
+from conftest import count_parameters, make_transformer, shaken
 
 from modules.geometry import Layout, Pyramid
-from modules.transformer import RandomFrameMask, TextCondition, VideoARTransformer
+from modules.transformer import ClassCondition, RandomFrameMask, TextCondition, VideoARTransformer
 from modules.transformer.masks import block_causal, hide_frames
 from modules.transformer.rope import MultiScaleTemporalRope, prompt_positions, rotate, token_positions
 
@@ -16,9 +16,9 @@ def some_ids(transformer: VideoARTransformer) -> torch.Tensor:
     return transformer.condition.of_batch(torch.tensor([0, 5]), ["one two", "three"])
 
 
-@pytest.mark.parametrize("window", [None, 1])
-def test_block_by_block_logits_equal_the_full_pass(window: int | None) -> None:
-    transformer = shaken(make_transformer(window=window)).eval()
+@pytest.mark.parametrize("settings", [{}, {"window": 1}, {"adaptive_norm": "none"}], ids=str)
+def test_block_by_block_logits_equal_the_full_pass(settings: dict) -> None:
+    transformer = shaken(make_transformer(**settings)).eval()
     inputs, ids = torch.randn(2, LAYOUT.tokens, 8), some_ids(transformer)
     with torch.no_grad():
         full = transformer(inputs, LAYOUT, ids)
@@ -106,7 +106,28 @@ def test_impossible_transformers_are_refused_with_the_numbers(settings: dict, me
         VideoARTransformer(8, lambda width: TextCondition(width), **{"width": 48, "layers": 1, "heads": 2, **settings})
 
 
-def test_every_parameter_gets_a_gradient(transformer: VideoARTransformer) -> None:
+@pytest.mark.parametrize("settings", [{}, {"adaptive_norm": "none"}], ids=str)
+def test_every_parameter_gets_a_gradient(settings: dict) -> None:
+    transformer = shaken(make_transformer(**settings))
     ids = torch.cat([some_ids(transformer), transformer.condition.nothing(1, torch.device("cpu"))])
     transformer(torch.randn(3, LAYOUT.tokens, 8), LAYOUT, ids).square().mean().backward()
     assert [name for name, p in transformer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_without_adaptive_norms_a_fresh_model_is_the_same_and_the_l_size_has_906_million_parameters() -> None:
+    """At the start the modulation is zero, so leaving it out changes nothing; a trained one does change the logits."""
+    modulated, plain = make_transformer().eval(), make_transformer(adaptive_norm="none").eval()
+    left_out = plain.load_state_dict(modulated.state_dict(), strict=False)
+    assert not left_out.missing_keys and all("adaptive" in key or "modulation" in key for key in left_out.unexpected_keys)
+    inputs, ids = torch.randn(2, LAYOUT.tokens, 8), some_ids(plain)
+    torch.testing.assert_close(plain(inputs, LAYOUT, ids), modulated(inputs, LAYOUT, ids), rtol=0, atol=1e-5)
+    assert (plain(inputs, LAYOUT, ids) - shaken(modulated)(inputs, LAYOUT, ids)).abs().amax() > 0.1
+    with torch.device("meta"):
+        large = VideoARTransformer(48, lambda width: ClassCondition(width, (101,)), 1536, 24, 12, adaptive_norm="none")
+    assert f"{count_parameters(large) / 1e6:.1f}" == "906.4"
+
+
+def test_without_adaptive_norms_the_condition_still_matters() -> None:
+    plain = shaken(make_transformer(adaptive_norm="none"))
+    first, second = plain(torch.randn(1, LAYOUT.tokens, 8).repeat(2, 1, 1), LAYOUT, some_ids(plain))
+    assert (first - second).abs().amax() > 1e-3

@@ -13,11 +13,13 @@ from modules.transformer.rope import rotate
 
 
 class Surroundings(NamedTuple):
-    """What attention needs besides the tokens: rotary factors, who sees whom (None: everybody), and the cache if decoding."""
+    """What a block needs besides the tokens: rotary factors, who sees whom (None: everybody), what the condition does to the norms
+    ``(B, 6, C)`` (None: nothing), and the cache if decoding."""
 
     cosines: Tensor
     sines: Tensor
     mask: Tensor | None
+    modulation: Tensor | None
     cache: KVCache | None = None
 
 

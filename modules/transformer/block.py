@@ -1,4 +1,4 @@
-"""A LLaMA block whose norms are modulated by the condition (paper 4.2)."""
+"""LLaMA blocks, plain or with norms that the condition modulates (paper 4.2)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each behind an RMS norm.
-
-    The adaptive norm's projection is shared by all blocks (it is what brings the L model to the paper's 926 M parameters); a block adds
-    an offset of its own. At the start the modulation is zero and the block is a plain LLaMA block.
-    """
+    """A plain LLaMA block: attention and feed-forward, each behind an RMS norm."""
 
     def __init__(self, width: int, heads: int, layer: int) -> None:
         super().__init__()
@@ -35,18 +31,28 @@ class Block(nn.Module):
         self.attention = Attention(width, heads, layer)
         self.feed_forward_norm = nn.RMSNorm(width, eps=1e-6)
         self.feed_forward = SwiGLU(width)
+
+    def forward(self, hidden: Tensor, around: Surroundings) -> Tensor:
+        """``(B, n, C)`` to the same shape."""
+        hidden = hidden + self.attention(self.attention_norm(hidden), around)
+        return hidden + self.feed_forward(self.feed_forward_norm(hidden))
+
+
+class ModulatedBlock(Block):
+    """A block whose norms and residual branches the condition scales, shifts and gates.
+
+    The projection of the condition is shared by all blocks (it is what brings the L model to the paper's 926 M parameters); a block adds
+    an offset of its own. At the start the modulation is zero and the block is a plain one.
+    """
+
+    def __init__(self, width: int, heads: int, layer: int) -> None:
+        super().__init__(width, heads, layer)
         self.modulation = nn.Parameter(torch.zeros(6, width))
 
-    def forward(self, hidden: Tensor, shared: Tensor, around: Surroundings) -> Tensor:
-        """
-        Args:
-            hidden: ``(B, n, C)``.
-            shared: ``(B, 6, C)`` the shared modulation: scale, shift and gate of both halves.
-            around: Positions, mask and cache.
-
-        Returns:
-            ``(B, n, C)``.
-        """
+    def forward(self, hidden: Tensor, around: Surroundings) -> Tensor:
+        """``(B, n, C)`` to the same shape; ``around.modulation`` is ``(B, 6, C)``: scale, shift and gate of both halves."""
+        shared = around.modulation
+        assert shared is not None
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = (shared + self.modulation)[:, :, None].unbind(dim=1)
         attended = self.attention(modulate(self.attention_norm(hidden), scale_1, shift_1), around)
         hidden = hidden + (1 + gate_1) * attended

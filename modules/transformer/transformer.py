@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +12,25 @@ from torch import Tensor, nn
 
 from modules.geometry import Layout
 from modules.transformer.attention import Surroundings
-from modules.transformer.block import Block, modulate
+from modules.transformer.block import Block, ModulatedBlock, modulate
 from modules.transformer.cache import KVCache
 from modules.transformer.condition import Condition, Prompt
 from modules.transformer.masks import block_causal, hide_frames
 from modules.transformer.rope import MultiScaleTemporalRope, prompt_positions, token_positions
 
 
+class Modulation(NamedTuple):
+    """What the condition does to the norms: scales, shifts and gates ``(B, 6, C)`` for the blocks, ``(B, 2, C)`` for the head."""
+
+    blocks: Tensor
+    head: Tensor
+
+
 @dataclass
 class Decoding:
     """A sampling run: the condition's modulation, computed once, and the cache."""
 
-    pooled: Tensor
+    modulation: Modulation | None
     cache: KVCache
     frames_held: Tensor
 
@@ -38,6 +45,8 @@ class VideoARTransformer(nn.Module):
         layers: Number of blocks.
         heads: Attention heads.
         window: How many past latent frames a frame sees, in training and in sampling; all if not given.
+        adaptive_norm: "shared": the condition, besides its tokens, modulates all norms through one projection (our decision, for the
+            paper's parameter counts); "none": it enters by its tokens only.
         most_scales: Size of the scale embedding's table; more than any pyramid has.
         initial_std: Standard deviation of the weights at the start.
         resize: How the sum so far is made smaller to be a block's context, in training and sampling: "area" averages (our decision),
@@ -55,6 +64,7 @@ class VideoARTransformer(nn.Module):
         layers: int = 24,
         heads: int = 12,
         window: int | None = None,
+        adaptive_norm: Literal["shared", "none"] = "shared",
         most_scales: int = 16,
         initial_std: float = 0.02,
         resize: Literal["area", "bilinear"] = "area",
@@ -71,10 +81,11 @@ class VideoARTransformer(nn.Module):
         self.project = nn.Linear(bits, width)
         self.scale_embedding = nn.Embedding(most_scales, width)
         self.start = nn.Parameter(torch.zeros(width))
-        self.adaptive = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(Block(width, heads, layer) for layer in range(layers))
+        modulated = adaptive_norm == "shared"
+        self.adaptive = nn.Linear(width, 6 * width) if modulated else None
+        self.blocks = nn.ModuleList((ModulatedBlock if modulated else Block)(width, heads, layer) for layer in range(layers))
         self.head_norm = nn.RMSNorm(width, eps=1e-6)
-        self.head_adaptive = nn.Linear(width, 2 * width)
+        self.head_adaptive = nn.Linear(width, 2 * width) if modulated else None
         self.head = nn.Linear(width, bits)
         self._initialise(initial_std)
 
@@ -96,18 +107,20 @@ class VideoARTransformer(nn.Module):
         if kept_frames is not None:
             mask = hide_frames(mask, kept_frames, places, self.condition.length)
         hidden = torch.cat([prompt.tokens, self._embed(inputs, places)], dim=1)
-        around = Surroundings(*self.rope(self._positions(places)), mask=mask)
-        hidden = self._blocks(hidden, prompt.pooled, around)
-        return self._logits(hidden[:, self.condition.length :], prompt.pooled)
+        modulation = self._modulation(prompt.pooled)
+        around = Surroundings(*self.rope(self._positions(places)), mask=mask, modulation=modulation and modulation.blocks)
+        hidden = self._blocks(hidden, around)
+        return self._logits(hidden[:, self.condition.length :], modulation)
 
     def begin(self, prompt: Prompt, tokens: int) -> Decoding:
         """Start decoding up to ``tokens`` video tokens: puts the condition into a fresh cache."""
         length = self.condition.length
         head_dim = prompt.tokens.shape[-1] // self.heads
         cache = KVCache(len(self.blocks), length + tokens, (len(prompt.tokens), self.heads, head_dim), prompt.tokens)
-        decoding = Decoding(prompt.pooled, cache, prompt.tokens.new_full((length,), -1, dtype=torch.int64))
-        around = Surroundings(*self.rope(prompt_positions(length, prompt.tokens.device)), mask=None, cache=cache)
-        self._blocks(prompt.tokens, prompt.pooled, around)
+        modulation = self._modulation(prompt.pooled)
+        decoding = Decoding(modulation, cache, prompt.tokens.new_full((length,), -1, dtype=torch.int64))
+        factors = self.rope(prompt_positions(length, prompt.tokens.device))
+        self._blocks(prompt.tokens, Surroundings(*factors, mask=None, modulation=modulation and modulation.blocks, cache=cache))
         cache.advance(length)
         return decoding
 
@@ -126,11 +139,12 @@ class VideoARTransformer(nn.Module):
         around = Surroundings(
             *self.rope(token_positions(places, self.condition.length)),
             mask=self._window_mask(places, decoding.frames_held),
+            modulation=decoding.modulation and decoding.modulation.blocks,
             cache=decoding.cache,
         )
-        hidden = self._blocks(self._embed(inputs, places), decoding.pooled, around)
+        hidden = self._blocks(self._embed(inputs, places), around)
         decoding.cache.advance(len(places))
-        return self._logits(hidden, decoding.pooled)
+        return self._logits(hidden, decoding.modulation)
 
     def _window_mask(self, places: Tensor, frames_held: Tensor) -> Tensor | None:
         if self.window is None:
@@ -146,15 +160,23 @@ class VideoARTransformer(nn.Module):
         opening = ((places[:, 0] == 0) & (places[:, 1] == 0))[:, None]
         return torch.where(opening, self.start, self.project(inputs)) + self.scale_embedding(places[:, 1])
 
-    def _blocks(self, hidden: Tensor, pooled: Tensor, around: Surroundings) -> Tensor:
-        shared = self.adaptive(F.silu(pooled)).unflatten(-1, (6, -1))
+    def _modulation(self, pooled: Tensor) -> Modulation | None:
+        if self.adaptive is None or self.head_adaptive is None:
+            return None
+        blocks, head = self.adaptive(F.silu(pooled)), self.head_adaptive(F.silu(pooled))
+        return Modulation(blocks.unflatten(-1, (6, -1)), head.unflatten(-1, (2, -1)))
+
+    def _blocks(self, hidden: Tensor, around: Surroundings) -> Tensor:
         for block in self.blocks:
-            hidden = block(hidden, shared, around)
+            hidden = block(hidden, around)
         return hidden
 
-    def _logits(self, hidden: Tensor, pooled: Tensor) -> Tensor:
-        scale, shift = self.head_adaptive(F.silu(pooled))[:, None].chunk(2, dim=-1)
-        return self.head(modulate(self.head_norm(hidden), scale, shift)).float()
+    def _logits(self, hidden: Tensor, modulation: Modulation | None) -> Tensor:
+        hidden = self.head_norm(hidden)
+        if modulation is not None:
+            scale, shift = modulation.head[:, :, None].unbind(dim=1)
+            hidden = modulate(hidden, scale, shift)
+        return self.head(hidden).float()
 
     def _initialise(self, std: float) -> None:
         """Normal weights, outputs of residual branches smaller with depth, modulation and head near zero (our decision)."""
@@ -167,6 +189,7 @@ class VideoARTransformer(nn.Module):
             if name.endswith("out.weight"):
                 parameter.data.div_((2 * len(self.blocks)) ** 0.5)
         for modulation in (self.adaptive, self.head_adaptive):
-            nn.init.zeros_(modulation.weight)
+            if modulation is not None:
+                nn.init.zeros_(modulation.weight)
         nn.init.normal_(self.scale_embedding.weight, std=std)
         nn.init.normal_(self.start, std=std)

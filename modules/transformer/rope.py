@@ -32,6 +32,11 @@ class MultiScaleTemporalRope:
         angle = torch.cat(angles, dim=-1)
         return angle.cos(), angle.sin()
 
+    @staticmethod
+    def positions(places: Tensor, prompt_length: int) -> Tensor:
+        """Where all tokens of a sequence sit: its places ``(P + n, 4)``, condition first, to ``(P + n, 3)``."""
+        return torch.cat([prompt_positions(prompt_length, places.device), token_positions(places[prompt_length:], prompt_length)])
+
     def _frequencies(self, pairs: int, device: torch.device) -> Tensor:
         return self.base ** -(torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
 

@@ -5,7 +5,7 @@ import torch
 from conftest import count_parameters, make_transformer, shaken
 
 from modules.geometry import Layout, Pyramid
-from modules.transformer import ClassCondition, RandomFrameMask, TextCondition, VideoARTransformer
+from modules.transformer import ClassCondition, PlainRope, RandomFrameMask, TextCondition, VideoARTransformer
 from modules.transformer.masks import block_of_tokens, dense, hide_frames, visible_blocks
 from modules.transformer.rope import MultiScaleTemporalRope, prompt_positions, rotate, token_positions
 from modules.transformer.sequence import History, TokenSequence
@@ -23,6 +23,8 @@ SETTINGS = [
     {"adaptive_norm": "none"},
     {"history": "last_scale"},
     {"history": "last_scale", "window": 1},
+    {"rope": PlainRope},
+    {"rope": PlainRope, "history": "last_scale"},
 ]
 
 
@@ -160,6 +162,19 @@ def test_rotary_scores_depend_on_differences_only() -> None:
     assert not torch.isclose(score([5, 7, 9], [3, 8, 1]), score([6, 7, 9], [3, 8, 1]), rtol=1e-3)
 
 
+def test_plain_rotary_factors_are_those_of_a_llama() -> None:
+    """Its formula: frequency i is base^(-2 i / head width), a token's angle is its index times that."""
+    sequence, rope = TokenSequence(LAYOUT, 2, "last_scale"), PlainRope(16, base=500.0)
+    cosines, sines = rope(rope.positions(sequence.places(), 2))
+    angles = torch.outer(torch.arange(sequence.tokens).float(), 1.0 / 500.0 ** (torch.arange(0, 16, 2) / 16))
+    torch.testing.assert_close(torch.complex(cosines, sines), torch.polar(torch.ones_like(angles), angles), rtol=0, atol=1e-4)
+
+
+def test_shares_divide_the_head_among_the_axes() -> None:
+    assert MultiScaleTemporalRope(64).sections == (8, 12, 12)
+    assert MultiScaleTemporalRope(64, (0.5, 0.25, 0.25)).sections == (16, 8, 8)
+
+
 def test_positions_are_those_of_the_papers_figure() -> None:
     """Five condition tokens: (4, 4, 4) is the last; frame 1 starts at (5, 5, 5), its 2 x 2 scale too; frame 2 at (6, 5, 5)."""
     layout = Layout(Pyramid(((1, 1), (2, 2))), 2)
@@ -170,7 +185,13 @@ def test_positions_are_those_of_the_papers_figure() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"heads": 5}, "48 is not divisible by 5"), ({"heads": 24}, "rotary"), ({"window": 0}, "window must be at least 1")],
+    [
+        ({"rope": lambda head_dim: MultiScaleTemporalRope(head_dim, (0.5, 0.5, 0.5))}, "add up to 1, got .* = 1.5"),
+        ({"width": 3, "heads": 1, "rope": PlainRope}, "head width 3"),
+        ({"heads": 5}, "48 is not divisible by 5"),
+        ({"heads": 24}, "rotary"),
+        ({"window": 0}, "window must be at least 1"),
+    ],
 )
 def test_impossible_transformers_are_refused_with_the_numbers(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -2,6 +2,16 @@
 
 from modules.transformer.condition import ClassCondition, Condition, TextCondition
 from modules.transformer.masks import RandomFrameMask
+from modules.transformer.rope import MultiScaleTemporalRope, PlainRope, Rope
 from modules.transformer.transformer import VideoARTransformer
 
-__all__ = ["ClassCondition", "Condition", "RandomFrameMask", "TextCondition", "VideoARTransformer"]
+__all__ = [
+    "ClassCondition",
+    "Condition",
+    "MultiScaleTemporalRope",
+    "PlainRope",
+    "RandomFrameMask",
+    "Rope",
+    "TextCondition",
+    "VideoARTransformer",
+]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modules.transformer.masks import block_of_tokens, visible_blocks
-from modules.transformer.rope import MultiScaleTemporalRope
+from modules.transformer.rope import Rope
 from modules.transformer.sequence import TokenSequence
 
 
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     sines: Tensor
 
 
-def make_plan(sequence: TokenSequence, window: int | None, rope: MultiScaleTemporalRope, device: torch.device) -> Plan:
+def make_plan(sequence: TokenSequence, window: int | None, rope: Rope, device: torch.device) -> Plan:
     """The plan of a sequence, for frames that see ``window`` past frames (all if None)."""
     places = sequence.places()
     cosines, sines = rope(rope.positions(places, sequence.prompt_length).to(device))

@@ -19,7 +19,7 @@ from modules.transformer.decoding import Decoding
 from modules.transformer.initial import initialise
 from modules.transformer.masks import dense, hide_frames
 from modules.transformer.plan import make_plan
-from modules.transformer.rope import MultiScaleTemporalRope
+from modules.transformer.rope import MultiScaleTemporalRope, Rope
 from modules.transformer.sequence import History, TokenSequence
 
 MOST_SCALES = 16  # rows of the scale embedding's table
@@ -37,6 +37,7 @@ class VideoARTransformer(nn.Module):
         window: How many past latent frames a frame sees, in training and in sampling; all if not given.
         adaptive_norm: "shared": the condition, besides its tokens, modulates all norms through one projection (our decision, for the
             paper's parameter counts); "none": it enters by its tokens only.
+        rope: Positions of the tokens; called with the width of a head. The paper's, or PlainRope for its ablation.
         history: What later frames see of a past one: "all_scales" its tokens as they were decoded (the paper), "last_scale" one block with
             its complete feature at full resolution (our decision), which takes about half the cache.
         resize: How the sum so far is made smaller to be a block's context, in training and sampling: "area" averages (our decision),
@@ -55,6 +56,7 @@ class VideoARTransformer(nn.Module):
         heads: int = 12,
         window: int | None = None,
         adaptive_norm: Literal["shared", "none"] = "shared",
+        rope: Callable[[int], Rope] = MultiScaleTemporalRope,
         history: History = "all_scales",
         resize: Literal["area", "bilinear"] = "area",
     ) -> None:
@@ -66,7 +68,7 @@ class VideoARTransformer(nn.Module):
         self.heads, self.window = heads, window
         self.resize: Literal["area", "bilinear"] = resize
         self.history: History = history
-        self.rope = MultiScaleTemporalRope(width // heads)
+        self.rope = rope(width // heads)
         self.condition = condition(width)
         self.project = nn.Linear(bits, width)
         self.scale_embedding = nn.Embedding(MOST_SCALES, width)

@@ -6,7 +6,7 @@ from conftest import count_parameters, make_transformer, shaken
 
 from modules.geometry import Layout, Pyramid
 from modules.transformer import ClassCondition, PlainRope, RandomFrameMask, TextCondition, VideoARTransformer
-from modules.transformer.masks import block_of_tokens, dense, hide_frames, visible_blocks
+from modules.transformer.masks import block_of_tokens, dense, frame_of_blocks, hide_frames, visible_blocks
 from modules.transformer.rope import MultiScaleTemporalRope, prompt_positions, rotate, token_positions
 from modules.transformer.sequence import History, TokenSequence
 
@@ -138,7 +138,7 @@ def test_mask_equals_nested_loops(frames: int, window: int | None, history: Hist
     visible, block, everything = visible_blocks(sequence, window), block_of_tokens(sequence), torch.ones(frames, frames)
     assert torch.equal(dense(visible, block), slow_mask(sequence, window, everything))
     kept = RandomFrameMask(0.5).draw(3, frames, torch.device("cpu"))
-    masks = dense(hide_frames(visible, kept, sequence), block)
+    masks = dense(hide_frames(visible, kept, frame_of_blocks(sequence)), block)
     assert masks.shape[1] == 1
     for mask, clip in zip(masks[:, 0], kept, strict=True):
         assert torch.equal(mask, slow_mask(sequence, window, clip))

@@ -38,18 +38,22 @@ def visible_blocks(sequence: TokenSequence, window: int | None) -> Tensor:
     return past | own_frame | (frame == -1)[None, :]
 
 
-def hide_frames(visible: Tensor, kept: Tensor, sequence: TokenSequence) -> Tensor:
+def frame_of_blocks(sequence: TokenSequence) -> Tensor:
+    """``(S,)`` int64: every block's frame, -1 for the condition."""
+    return torch.tensor(list(sequence.blocks()))[:, 0]
+
+
+def hide_frames(visible: Tensor, kept: Tensor, frame: Tensor) -> Tensor:
     """Take from every clip the past frames that its random frame mask hides (paper Eq. 9).
 
     Args:
         visible: ``(S, S)`` bool of :func:`visible_blocks`.
         kept: ``(B, t, t)`` bool, whether a query frame (row) may see a past frame (column).
-        sequence: The blocks.
+        frame: ``(S,)`` frame of every block.
 
     Returns:
         ``(B, S, S)`` bool. Condition and own frame always stay visible.
     """
-    frame = torch.tensor(list(sequence.blocks()), device=visible.device)[:, 0]
     always = (frame[:, None] == frame[None, :]) | (frame == -1)[None, :] | (frame == -1)[:, None]
     index = frame.clamp(min=0)
     return visible & (kept[:, index][:, :, index] | always)

@@ -18,7 +18,7 @@ from modules.transformer.condition import Condition, Prompt
 from modules.transformer.decoding import Decoding
 from modules.transformer.initial import initialise
 from modules.transformer.masks import dense, hide_frames
-from modules.transformer.plan import make_plan
+from modules.transformer.plan import make_mask, make_plan
 from modules.transformer.rope import MultiScaleTemporalRope, Rope
 from modules.transformer.sequence import History, TokenSequence
 
@@ -106,12 +106,14 @@ class VideoARTransformer(nn.Module):
         """
         sequence = TokenSequence(layout, self.condition.length, self.history)
         plan = make_plan(sequence, self.window, self.rope, inputs.device)
-        visible = plan.visible if kept_frames is None else hide_frames(plan.visible, kept_frames, sequence)
+        if kept_frames is None:
+            mask = make_mask(sequence, self.window, inputs.device)
+        else:
+            mask = dense(hide_frames(plan.visible, kept_frames, plan.frame), plan.block)
         prompt = self.condition(ids)
         modulation = self._modulation(prompt.pooled)
         contexts = self._with_history(inputs, complete, sequence)
         hidden = torch.cat([prompt.tokens, self._embed(contexts, plan.places[sequence.prompt_length :], layout)], dim=1)
-        mask = dense(visible, plan.block)
         hidden = self._blocks(hidden, Surroundings(plan.cosines, plan.sines, mask, modulation and modulation.blocks))
         return self._logits(hidden.index_select(1, plan.predicted), modulation)
 

@@ -1,6 +1,7 @@
 """Tokens to bit logits (paper 4.2)."""
 
 from modules.transformer.condition import ClassCondition, Condition, TextCondition
+from modules.transformer.execution import Execution
 from modules.transformer.masks import RandomFrameMask
 from modules.transformer.rope import MultiScaleTemporalRope, PlainRope, Rope
 from modules.transformer.transformer import VideoARTransformer
@@ -8,6 +9,7 @@ from modules.transformer.transformer import VideoARTransformer
 __all__ = [
     "ClassCondition",
     "Condition",
+    "Execution",
     "MultiScaleTemporalRope",
     "PlainRope",
     "RandomFrameMask",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from modules.transformer.attention import Dense
+from modules.transformer.execution import outside_graphs
+from modules.transformer.flex import Flex, make_flex
 from modules.transformer.masks import block_of_tokens, dense, frame_of_blocks, visible_blocks
 from modules.transformer.rope import Rope
 from modules.transformer.sequence import TokenSequence
-
-Function = TypeVar("Function", bound=Callable)
 
 
 class Plan(NamedTuple):
@@ -38,13 +38,8 @@ class Plan(NamedTuple):
     sines: Tensor
 
 
-def outside_graphs(function: Function) -> Function:
-    """A function that compilation does not look into: traced, it would be part of the graph and computed at every step."""
-    return cast(Function, torch.compiler.disable(function))
-
-
 # Kept for the layouts in turn: training, validation, pictures and clips mixed. A dense mask can be large, hence few of them.
-# Both are made outside of inference mode, since what validation makes first is used by training too.
+# All are made outside of inference mode, since what validation makes first is used by training too.
 @outside_graphs
 @lru_cache(maxsize=16)
 def make_plan(sequence: TokenSequence, window: int | None, rope: Rope, device: torch.device) -> Plan:
@@ -65,7 +60,15 @@ def make_plan(sequence: TokenSequence, window: int | None, rope: Rope, device: t
 
 @outside_graphs
 @lru_cache(maxsize=4)
-def make_mask(sequence: TokenSequence, window: int | None, device: torch.device) -> Tensor:
-    """The dense mask ``(N, N)`` of a sequence when no frame is hidden at random; made once."""
+def dense_attention(sequence: TokenSequence, window: int | None, device: torch.device) -> Dense:
+    """Attention over all of a sequence under a dense mask when no frame is hidden at random; made once."""
     with torch.inference_mode(False):
-        return dense(visible_blocks(sequence, window), block_of_tokens(sequence)).to(device)
+        return Dense(dense(visible_blocks(sequence, window), block_of_tokens(sequence)).to(device))
+
+
+@outside_graphs
+@lru_cache(maxsize=16)
+def flex_attention(sequence: TokenSequence, window: int | None, device: torch.device) -> Flex:
+    """Attention over all of a sequence without a dense mask when no frame is hidden at random; made once."""
+    with torch.inference_mode(False):
+        return make_flex(visible_blocks(sequence, window).to(device), block_of_tokens(sequence).to(device))

@@ -11,14 +11,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from modules.geometry import Layout
-from modules.transformer.attention import Surroundings
+from modules.transformer.attention import Attend, Dense, Surroundings
 from modules.transformer.block import Block, ModulatedBlock, Modulation, modulate
 from modules.transformer.cache import KVCache
 from modules.transformer.condition import Condition, Prompt
 from modules.transformer.decoding import Decoding
+from modules.transformer.execution import Execution
+from modules.transformer.flex import make_flex
 from modules.transformer.initial import initialise
 from modules.transformer.masks import dense, hide_frames
-from modules.transformer.plan import make_mask, make_plan
+from modules.transformer.plan import Plan, dense_attention, flex_attention, make_plan
 from modules.transformer.rope import MultiScaleTemporalRope, Rope
 from modules.transformer.sequence import History, TokenSequence
 
@@ -42,6 +44,7 @@ class VideoARTransformer(nn.Module):
             its complete feature at full resolution (our decision), which takes about half the cache.
         resize: How the sum so far is made smaller to be a block's context, in training and sampling: "area" averages (our decision),
             "bilinear" takes points, as Infinity's transformers were trained.
+        execution: How full passes are computed; changes no result.
 
     Raises:
         ValueError: If the heads do not divide the width, a head cannot be split for the rotary axes, or the window is below 1.
@@ -59,6 +62,7 @@ class VideoARTransformer(nn.Module):
         rope: Callable[[int], Rope] = MultiScaleTemporalRope,
         history: History = "all_scales",
         resize: Literal["area", "bilinear"] = "area",
+        execution: Execution = Execution(),  # noqa: B008
     ) -> None:
         super().__init__()
         if width % heads:
@@ -68,6 +72,7 @@ class VideoARTransformer(nn.Module):
         self.heads, self.window = heads, window
         self.resize: Literal["area", "bilinear"] = resize
         self.history: History = history
+        self.execution = execution
         self.rope = rope(width // heads)
         self.condition = condition(width)
         self.project = nn.Linear(bits, width)
@@ -106,15 +111,12 @@ class VideoARTransformer(nn.Module):
         """
         sequence = TokenSequence(layout, self.condition.length, self.history)
         plan = make_plan(sequence, self.window, self.rope, inputs.device)
-        if kept_frames is None:
-            mask = make_mask(sequence, self.window, inputs.device)
-        else:
-            mask = dense(hide_frames(plan.visible, kept_frames, plan.frame), plan.block)
+        attend = self._attend(sequence, plan, kept_frames)
         prompt = self.condition(ids)
         modulation = self._modulation(prompt.pooled)
         contexts = self._with_history(inputs, complete, sequence)
         hidden = torch.cat([prompt.tokens, self._embed(contexts, plan.places[sequence.prompt_length :], layout)], dim=1)
-        hidden = self._blocks(hidden, Surroundings(plan.cosines, plan.sines, mask, modulation and modulation.blocks))
+        hidden = self._blocks(hidden, Surroundings(plan.cosines, plan.sines, attend, modulation and modulation.blocks))
         return self._logits(hidden.index_select(1, plan.predicted), modulation)
 
     def begin(self, prompt: Prompt, layout: Layout) -> Decoding:
@@ -161,12 +163,21 @@ class VideoARTransformer(nn.Module):
         """Run one block's tokens against the cache, which they join."""
         # Without a window all that is held may be seen, and no mask is faster.
         visible = decoding.join(span)
-        mask = None if self.window is None else visible.expand(hidden.shape[1], -1)
+        attend = Dense(None if self.window is None else visible.expand(hidden.shape[1], -1))
         plan, modulation = decoding.plan, decoding.modulation
-        around = Surroundings(plan.cosines[span], plan.sines[span], mask, modulation and modulation.blocks, decoding.cache)
+        around = Surroundings(plan.cosines[span], plan.sines[span], attend, modulation and modulation.blocks, decoding.cache)
         hidden = self._blocks(hidden, around)
         decoding.cache.advance(hidden.shape[1])
         return hidden
+
+    def _attend(self, sequence: TokenSequence, plan: Plan, kept_frames: Tensor | None) -> Attend:
+        """Attention of a full pass."""
+        device = plan.block.device
+        flex = self.execution.flex(device)
+        if kept_frames is None:
+            return (flex_attention if flex else dense_attention)(sequence, self.window, device)
+        visible = hide_frames(plan.visible, kept_frames, plan.frame)
+        return make_flex(visible, plan.block) if flex else Dense(dense(visible, plan.block))
 
     def _with_history(self, inputs: Tensor, complete: Tensor | None, sequence: TokenSequence) -> Tensor:
         """Contexts of all video tokens: those of the scales, and between them those of the history blocks."""

@@ -96,7 +96,7 @@ class LitVideoAR(LightningModule):
     def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
         lesson = self._teach(batch, self.corruption)
         ids = self._dropped(self._ids(batch))
-        logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)))
+        logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)), lesson.complete)
         loss = bit_loss(logits, lesson.targets)
         accuracy = ((logits > 0) == lesson.targets).float().mean()
         self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
@@ -185,7 +185,7 @@ class LitVideoAR(LightningModule):
         """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
         lesson = self._teach(batch, BitCorruption())
         ids = self._ids(batch)
-        logits = self.transformer(lesson.inputs, self.layout, ids)
+        logits = self.transformer(lesson.inputs, self.layout, ids, complete=lesson.complete)
         self.scores.update(logits, lesson.targets)
         self.log(f"{stage}/loss", bit_loss(logits, lesson.targets), batch_size=len(ids), prog_bar=True, sync_dist=True)
 

@@ -35,20 +35,22 @@ def generators(*seeds: int) -> list[torch.Generator]:
 def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize: Resize, monkeypatch: pytest.MonkeyPatch) -> None:
     """An oracle in the transformer's place answers with the taught bits, flipped: every input must be the teacher's, bit for bit."""
     lesson, transformer = teach(latents(), corruption, LAYOUT.pyramid, resize), make_transformer(resize=resize)
-    seen = []
+    seen, remembered = [], []
 
-    def oracle(inputs: torch.Tensor, places: torch.Tensor, decoding: object) -> torch.Tensor:
+    def oracle(inputs: torch.Tensor, frame: int, scale: int, decoding: object) -> torch.Tensor:
         seen.append(inputs)
-        targets = lesson.targets[:, LAYOUT.block(int(places[0, 0]), int(places[0, 1]))]
-        side = int(len(places) ** 0.5)
-        bits = targets.transpose(1, 2).unflatten(2, (side, side))
+        bits = lesson.targets[:, LAYOUT.block(frame, scale)].transpose(1, 2).unflatten(2, LAYOUT.pyramid.sizes[scale])
         flipped = corruption.flip(bits, torch.zeros(2)).flatten(2).transpose(1, 2)
         return torch.where(flipped, 50.0, -50.0)
 
     monkeypatch.setattr(transformer, "step", oracle)
+    monkeypatch.setattr(transformer, "remember", lambda complete, frame, decoding: remembered.append((frame, complete)))
     ids = transformer.condition.of_batch(torch.tensor([0, 1]), [])
     list(Sampler(NO_GUIDANCE).frames(transformer, ids, LAYOUT, generators(0, 1)))
     torch.testing.assert_close(torch.cat(seen, dim=1), lesson.inputs, rtol=0, atol=0)
+    assert [frame for frame, _ in remembered] == [0, 1]
+    told = torch.stack([complete for _, complete in remembered], dim=1)
+    torch.testing.assert_close(told, lesson.complete[:, :-1].flatten(3).transpose(2, 3), rtol=0, atol=0)
 
 
 def test_without_corruption_the_targets_are_the_tokenizers_bits(tokenizer: VideoTokenizer) -> None:
@@ -194,19 +196,20 @@ def test_impossible_requests_are_refused(transformer: VideoARTransformer, tokeni
         Extension(window=9, overlap=9)
 
 
-def test_a_model_that_learned_one_clip_gives_it_back() -> None:
+@pytest.mark.parametrize("history", ["all_scales", "last_scale"])
+def test_a_model_that_learned_one_clip_gives_it_back(history: str) -> None:
     """Greedy sampling repeats the clip: what training fed and what sampling feeds are the same thing."""
     latent = latents(3)[:1]
-    transformer = shaken(make_transformer())
+    transformer = shaken(make_transformer(history=history))
     ids = transformer.condition.of_batch(torch.tensor([3]), [])
     lesson = teach(latent, BitCorruption(), LAYOUT.pyramid)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=3e-3)
     for _ in range(200):
-        loss = bit_loss(transformer(lesson.inputs, LAYOUT, ids), lesson.targets)
+        loss = bit_loss(transformer(lesson.inputs, LAYOUT, ids, complete=lesson.complete), lesson.targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert ((transformer(lesson.inputs, LAYOUT, ids) > 0) == lesson.targets).float().mean() > 0.99
+    assert ((transformer(lesson.inputs, LAYOUT, ids, complete=lesson.complete) > 0) == lesson.targets).float().mean() > 0.99
     made = sample(transformer, Sampler(NO_GUIDANCE, temperature=0.0), [3], [0])
     expected = VideoTokenizer(bits=8, channels=24, multipliers=(1,), blocks=1, temporal_factor=1).quantize(latent).latent
     torch.testing.assert_close(made, expected)

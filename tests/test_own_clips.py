@@ -29,9 +29,11 @@ def test_captioned_clips_train_a_tokenizer_and_a_model_that_takes_words(tmp_path
     assert row["condition"] == "a 0 moving up" and row["frames"] == 9
 
 
-def test_random_frame_mask_and_window_are_options_of_a_run(tmp_path: Path) -> None:
+def test_mask_window_history_norms_and_positions_are_options_of_a_run(tmp_path: Path) -> None:
     mask = ("--model.frame_mask", "modules.transformer.RandomFrameMask", "--model.frame_mask.probability", 0.5)
-    masked = run("fit", "videoar", tmp_path / "masked", *mask, "--model.transformer.window", 1, "--data.clip.frames", 9)
+    options = {"window": 1, "history": "last_scale", "adaptive_norm": "none", "rope": "PlainRope"}
+    flags = [flag for name, value in options.items() for flag in (f"--model.transformer.{name}", value)]
+    masked = run("fit", "videoar", tmp_path / "masked", *mask, *flags, "--data.clip.frames", 9)
     free = run("fit", "videoar", tmp_path / "free", "--data.clip.frames", 9)
     name = "transformer.blocks.0.attention.qkv.weight"
     assert not weights(masked)[name].equal(weights(free)[name])

@@ -12,7 +12,7 @@ from modules.autoregression.guidance import Guidance, position
 from modules.geometry import Layout
 from modules.tokenizer.bsq import to_bits, to_codes
 from modules.tokenizer.pyramid import down, walk
-from modules.transformer.transformer import Decoding, VideoARTransformer
+from modules.transformer import VideoARTransformer
 
 
 class Sampler:
@@ -86,8 +86,7 @@ class _Run:
         self.guided = self._is_guided()
         nothing = transformer.condition.nothing(self.clips, ids.device)
         prompt = transformer.condition(torch.cat([ids, nothing]) if self.guided else ids)
-        self.decoding: Decoding = transformer.begin(prompt, layout.tokens)
-        self.places = layout.places().to(ids.device)
+        self.decoding = transformer.begin(prompt, layout)
         height, width = layout.pyramid.sizes[-1]
         bits = transformer.head.out_features
         self.complete = prompt.tokens.new_zeros(self.clips, bits, height, width, dtype=torch.float32)
@@ -95,6 +94,8 @@ class _Run:
     def walk_frame(self, frame: int, given: Tensor | None) -> Tensor:
         """Decode one latent frame, or feed a given one; ``(B, d, h, w)``."""
         pyramid, before, resize = self.layout.pyramid, self.complete, self.transformer.resize
+        if frame > 0:
+            self.transformer.remember(self._tokens(before), frame - 1, self.decoding)
 
         def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
             context = down(before, pyramid.sizes[0], resize) if scale == 0 else context
@@ -108,14 +109,16 @@ class _Run:
 
     def _logits(self, frame: int, scale: int, context: Tensor) -> Tensor:
         """Guided logits ``(B, d, h_k, w_k)`` of one block."""
-        inputs = rearrange(context, "b d h w -> b (h w) d")
-        places = self.places[self.layout.block(frame, scale)]
-        if not self.guided:
-            logits = self.transformer.step(inputs, places, self.decoding)
-        else:
-            conditioned, nothing = self.transformer.step(inputs.repeat(2, 1, 1), places, self.decoding).chunk(2)
+        logits = self.transformer.step(self._tokens(context), frame, scale, self.decoding)
+        if self.guided:
+            conditioned, nothing = logits.chunk(2)
             logits = torch.lerp(nothing, conditioned, self._strength(frame, scale))
         return rearrange(logits, "b (h w) d -> b d h w", h=context.shape[-2])
+
+    def _tokens(self, feature: Tensor) -> Tensor:
+        """``(B, d, h, w)`` as the transformer takes it: ``(B, h * w, d)``, twice if guided."""
+        tokens = rearrange(feature, "b d h w -> b (h w) d")
+        return tokens.repeat(2, 1, 1) if self.guided else tokens
 
     def _strength(self, frame: int, scale: int) -> float:
         pyramid = self.layout.pyramid

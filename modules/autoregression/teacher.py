@@ -15,10 +15,17 @@ from modules.tokenizer.pyramid import Resize, down, walk
 
 
 class Lesson(NamedTuple):
-    """One training example: ``inputs`` ``(B, L, d)`` contexts and ``targets`` ``(B, L, d)`` bool bits of every token."""
+    """One training example.
+
+    Attributes:
+        inputs: ``(B, L, d)`` context of every token.
+        targets: ``(B, L, d)`` bool, its bits.
+        complete: ``(B, t, d, h, w)`` the sum of all scales of every frame, flips included, as later frames see it.
+    """
 
     inputs: Tensor
     targets: Tensor
+    complete: Tensor
 
 
 @torch.no_grad()
@@ -49,9 +56,9 @@ def teach(latent: Tensor, corruption: BitCorruption, pyramid: Pyramid, resize: R
         targets.append(bits)
         return to_codes(corruption.flip(bits, ratios[:, scale]))
 
-    complete = walk(pyramid, choose, torch.zeros_like(frames), resize)
-    contexts[0] = opening_contexts(rearrange(complete, "(b t) d h w -> b t d h w", b=clips), pyramid.sizes[0], resize)
-    return Lesson(pack(contexts, clips), pack(targets, clips))
+    complete = rearrange(walk(pyramid, choose, torch.zeros_like(frames), resize), "(b t) d h w -> b t d h w", b=clips)
+    contexts[0] = opening_contexts(complete, pyramid.sizes[0], resize)
+    return Lesson(pack(contexts, clips), pack(targets, clips), complete)
 
 
 def opening_contexts(complete: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:

@@ -1,8 +1,21 @@
 """Tokens to bit logits (paper 4.2)."""
 
 from modules.transformer.condition import ClassCondition, Condition, TextCondition
+from modules.transformer.execution import Execution
 from modules.transformer.feature_condition import FeatureCondition
 from modules.transformer.masks import RandomFrameMask
+from modules.transformer.rope import MultiScaleTemporalRope, PlainRope, Rope
 from modules.transformer.transformer import VideoARTransformer
 
-__all__ = ["ClassCondition", "Condition", "FeatureCondition", "RandomFrameMask", "TextCondition", "VideoARTransformer"]
+__all__ = [
+    "ClassCondition",
+    "Condition",
+    "Execution",
+    "FeatureCondition",
+    "MultiScaleTemporalRope",
+    "PlainRope",
+    "RandomFrameMask",
+    "Rope",
+    "TextCondition",
+    "VideoARTransformer",
+]

@@ -1,7 +1,8 @@
-"""Self-attention with rotary positions over PyTorch's scaled dot product."""
+"""Self-attention with rotary positions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -11,14 +12,26 @@ from torch import Tensor, nn
 from modules.transformer.cache import KVCache
 from modules.transformer.rope import rotate
 
+# Queries, keys and values (B, heads, n, head_dim) to the queries' shape; knows who may see whom.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Dense(NamedTuple):
+    """PyTorch's scaled dot product under a mask ``(n, m)`` or ``(B, 1, n, m)`` bool; None: everybody sees everybody."""
+
+    mask: Tensor | None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask)
+
 
 class Surroundings(NamedTuple):
-    """What a block needs besides the tokens: rotary factors, who sees whom (None: everybody), what the condition does to the norms
-    ``(B, 6, C)`` (None: nothing), and the cache if decoding."""
+    """What a block needs besides the tokens: rotary factors, how to attend, what the condition does to the norms ``(B, 6, C)`` (None:
+    nothing), and the cache if decoding."""
 
     cosines: Tensor
     sines: Tensor
-    mask: Tensor | None
+    attend: Attend
     modulation: Tensor | None
     cache: KVCache | None = None
 
@@ -41,5 +54,4 @@ class Attention(nn.Module):
         key = rotate(self.key_norm(key), around.cosines, around.sines).type_as(value)
         if around.cache is not None:
             key, value = around.cache.append(self.layer, key, value)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=around.mask)
-        return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+        return self.out(rearrange(around.attend(query, key, value), "b h n d -> b n (h d)"))

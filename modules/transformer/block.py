@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.transformer.attention import Attention, Surroundings
+
+
+class Modulation(NamedTuple):
+    """What the condition does to the norms: scales, shifts and gates ``(B, 6, C)`` for the blocks, ``(B, 2, C)`` for the head."""
+
+    blocks: Tensor
+    head: Tensor
 
 
 class SwiGLU(nn.Module):

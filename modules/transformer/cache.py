@@ -40,3 +40,7 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Count the tokens that every layer has stored in this step."""
         self.length += tokens
+
+    def truncate(self, tokens: int) -> None:
+        """Keep the first ``tokens`` tokens only."""
+        self.length = tokens

@@ -1,53 +1,76 @@
-"""Who may look at whom: block-causal over frames and scales, a window, and the random frame mask (paper 4.2, Eq. 9)."""
+"""Who may look at whom: block-causal over frames and scales, a window, and the random frame mask (paper 4.2, Eq. 9).
+
+Visibility is a matter of blocks (all tokens of a frame's scale), so the rules are small tables over blocks; tokens look theirs up.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from modules.transformer.sequence import TokenSequence
 
-def block_causal(places: Tensor, prompt_length: int, window: int | None) -> Tensor:
-    """The training mask: a token sees the condition, the past frames of its window, coarser scales of its frame and its own block.
+
+def block_of_tokens(sequence: TokenSequence) -> Tensor:
+    """``(N,)`` int64: the number of every token's block."""
+    lengths = torch.tensor(list(sequence.blocks().values()))
+    return torch.arange(len(lengths)).repeat_interleave(lengths)
+
+
+def visible_blocks(sequence: TokenSequence, window: int | None) -> Tensor:
+    """The rule: a block sees the condition, what is remembered of the past frames of its window, coarser scales of its frame and itself.
+
+    Remembered are all scales, or the history block alone, which in turn does not see the scales of its own frame.
 
     Args:
-        places: ``(L, 4)`` frame, scale, row, column of the video tokens.
-        prompt_length: Number of condition tokens ``P`` before the video; they see one another only.
+        sequence: The blocks.
         window: How many past frames a frame sees; all if None.
 
     Returns:
-        ``(P + L, P + L)`` bool, True where the row's token may attend to the column's.
+        ``(S, S)`` bool over blocks, True where the row may attend to the column. The condition sees itself only.
     """
-    frame, scale = _with_prompt(places, prompt_length)
-    past = frame[:, None] > frame[None, :]
+    frame, scale = torch.tensor(list(sequence.blocks())).unbind(dim=1)
+    history = scale == sequence.history_scale
+    past = (frame[:, None] > frame[None, :]) & (history | (sequence.history == "all_scales"))[None, :]
     if window is not None:
         past &= frame[:, None] - frame[None, :] <= window
-    own_frame = (frame[:, None] == frame[None, :]) & (scale[:, None] >= scale[None, :])
+    own_frame = (frame[:, None] == frame[None, :]) & (scale[:, None] >= scale[None, :]) & (history[:, None] == history[None, :])
     return past | own_frame | (frame == -1)[None, :]
 
 
-def hide_frames(mask: Tensor, kept: Tensor, places: Tensor, prompt_length: int) -> Tensor:
+def frame_of_blocks(sequence: TokenSequence) -> Tensor:
+    """``(S,)`` int64: every block's frame, -1 for the condition."""
+    return torch.tensor(list(sequence.blocks()))[:, 0]
+
+
+def hide_frames(visible: Tensor, kept: Tensor, frame: Tensor) -> Tensor:
     """Take from every clip the past frames that its random frame mask hides (paper Eq. 9).
 
     Args:
-        mask: ``(P + L, P + L)`` bool of :func:`block_causal`.
+        visible: ``(S, S)`` bool of :func:`visible_blocks`.
         kept: ``(B, t, t)`` bool, whether a query frame (row) may see a past frame (column).
-        places: ``(L, 4)`` of the video tokens.
-        prompt_length: Number of condition tokens ``P``.
+        frame: ``(S,)`` frame of every block.
 
     Returns:
-        ``(B, 1, P + L, P + L)`` bool. Condition and own frame always stay visible.
+        ``(B, S, S)`` bool. Condition and own frame always stay visible.
     """
-    frame, _ = _with_prompt(places, prompt_length)
     always = (frame[:, None] == frame[None, :]) | (frame == -1)[None, :] | (frame == -1)[:, None]
     index = frame.clamp(min=0)
-    visible = kept[:, index][:, :, index] | always
-    return (visible & mask)[:, None]
+    return visible & (kept[:, index][:, :, index] | always)
 
 
-def _with_prompt(places: Tensor, prompt_length: int) -> tuple[Tensor, Tensor]:
-    """Frame and scale of every token, the condition's tokens at frame -1, scale 0."""
-    prompt = places.new_zeros(prompt_length)
-    return torch.cat([prompt - 1, places[:, 0]]), torch.cat([prompt, places[:, 1]])
+def dense(visible: Tensor, block: Tensor) -> Tensor:
+    """From blocks to tokens.
+
+    Args:
+        visible: ``(S, S)`` or ``(B, S, S)`` bool.
+        block: ``(N,)`` block of every token.
+
+    Returns:
+        ``(N, N)`` or ``(B, 1, N, N)`` bool.
+    """
+    mask = visible[..., block, :][..., block]
+    return mask[:, None] if mask.ndim == 3 else mask
 
 
 class RandomFrameMask:

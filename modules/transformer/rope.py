@@ -1,39 +1,82 @@
-"""Multi-scale temporal rotary positions (paper 4.2, Eq. 7)."""
+"""Rotary positions: multi-scale temporal ones (paper 4.2, Eq. 7), and plain ones to compare with (paper Table 4)."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 
-class MultiScaleTemporalRope:
-    """Rotary factors of tokens that sit at a time, a row and a column; computed for the positions asked for, without a table.
+class Rope(ABC):
+    """Gives a token's position, on one axis or several, and the rotary factors of positions; computed when asked for, without a table.
 
     Args:
-        head_dim: Width of an attention head.
-        shares: How the rotated pairs are divided among time, rows and columns (our decision; the paper gives no numbers).
+        sections: Rotated pairs of a head that each axis gets.
         base: Base of the geometric frequencies.
-
-    Raises:
-        ValueError: If the head is odd or too narrow to give each axis a pair.
     """
 
-    def __init__(self, head_dim: int, shares: tuple[float, float, float] = (0.25, 0.375, 0.375), base: float = 10000.0) -> None:
-        pairs = head_dim // 2
-        rows, columns = int(pairs * shares[1]), int(pairs * shares[2])
-        sections = (pairs - rows - columns, rows, columns)
-        if head_dim % 2 or min(sections) < 1:
-            raise ValueError(f"head width {head_dim} cannot be split into rotary pairs for time, rows and columns: got {sections}")
+    def __init__(self, sections: tuple[int, ...], base: float) -> None:
         self.sections, self.base = sections, base
 
+    @abstractmethod
+    def positions(self, places: Tensor, prompt_length: int) -> Tensor:
+        """Where all tokens of a sequence sit: their places ``(N, 4)``, ``prompt_length`` condition tokens first, to ``(N, axes)``."""
+
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """``(L, 3)`` time, row, column to cosines and sines ``(L, head_dim / 2)``, float32."""
+        """Positions ``(N, axes)`` to cosines and sines ``(N, head_dim / 2)``, float32."""
         angles = [positions[:, axis, None] * self._frequencies(pairs, positions.device) for axis, pairs in enumerate(self.sections)]
         angle = torch.cat(angles, dim=-1)
         return angle.cos(), angle.sin()
 
     def _frequencies(self, pairs: int, device: torch.device) -> Tensor:
         return self.base ** -(torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
+
+
+class MultiScaleTemporalRope(Rope):
+    """The paper's: a token sits at a time, a row and a column, each of which turns a section of the head.
+
+    Args:
+        head_dim: Width of an attention head (given by the transformer).
+        shares: How the rotated pairs are divided among time, rows and columns (our decision; the paper gives no numbers).
+        base: Base of the geometric frequencies.
+
+    Raises:
+        ValueError: If the shares do not add up to 1, or the head is odd or too narrow to give each axis a pair.
+    """
+
+    def __init__(self, head_dim: int, shares: tuple[float, float, float] = (0.25, 0.375, 0.375), base: float = 10000.0) -> None:
+        if abs(sum(shares) - 1.0) > 1e-6:
+            raise ValueError(f"the shares of time, rows and columns must add up to 1, got {' + '.join(map(str, shares))} = {sum(shares)}")
+        pairs = head_dim // 2
+        rows, columns = int(pairs * shares[1]), int(pairs * shares[2])
+        sections = (pairs - rows - columns, rows, columns)
+        if head_dim % 2 or min(sections) < 1:
+            raise ValueError(f"head width {head_dim} cannot be split into rotary pairs for time, rows and columns: got {sections}")
+        super().__init__(sections, base)
+
+    def positions(self, places: Tensor, prompt_length: int) -> Tensor:
+        return torch.cat([prompt_positions(prompt_length, places.device), token_positions(places[prompt_length:], prompt_length)])
+
+
+class PlainRope(Rope):
+    """The baseline without time, rows and columns: a token sits at its index in the sequence, as in a LLaMA (our decision).
+
+    Args:
+        head_dim: Width of an attention head (given by the transformer).
+        base: Base of the geometric frequencies.
+
+    Raises:
+        ValueError: If the head is odd.
+    """
+
+    def __init__(self, head_dim: int, base: float = 10000.0) -> None:
+        if head_dim % 2:
+            raise ValueError(f"head width {head_dim} cannot be split into rotary pairs")
+        super().__init__((head_dim // 2,), base)
+
+    def positions(self, places: Tensor, prompt_length: int) -> Tensor:
+        return torch.arange(len(places), device=places.device)[:, None]
 
 
 def token_positions(places: Tensor, prompt_length: int) -> Tensor:

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from modules.geometry import Layout
-from modules.transformer.attention import Surroundings
-from modules.transformer.block import Block, ModulatedBlock, modulate
+from modules.transformer.attention import Attend, Dense, Surroundings
+from modules.transformer.block import Block, ModulatedBlock, Modulation, modulate
 from modules.transformer.cache import KVCache
 from modules.transformer.condition import Condition, Prompt
-from modules.transformer.masks import block_causal, hide_frames
-from modules.transformer.rope import MultiScaleTemporalRope, prompt_positions, token_positions
+from modules.transformer.decoding import Decoding
+from modules.transformer.execution import Execution
+from modules.transformer.flex import make_flex
+from modules.transformer.initial import initialise
+from modules.transformer.masks import dense, hide_frames
+from modules.transformer.plan import Plan, dense_attention, flex_attention, make_plan
+from modules.transformer.rope import MultiScaleTemporalRope, Rope
+from modules.transformer.sequence import History, TokenSequence
 
-
-class Modulation(NamedTuple):
-    """What the condition does to the norms: scales, shifts and gates ``(B, 6, C)`` for the blocks, ``(B, 2, C)`` for the head."""
-
-    blocks: Tensor
-    head: Tensor
-
-
-@dataclass
-class Decoding:
-    """A sampling run: the condition's modulation, computed once, and the cache."""
-
-    modulation: Modulation | None
-    cache: KVCache
-    frames_held: Tensor
+MOST_SCALES = 16  # rows of the scale embedding's table
 
 
 class VideoARTransformer(nn.Module):
@@ -47,10 +39,12 @@ class VideoARTransformer(nn.Module):
         window: How many past latent frames a frame sees, in training and in sampling; all if not given.
         adaptive_norm: "shared": the condition, besides its tokens, modulates all norms through one projection (our decision, for the
             paper's parameter counts); "none": it enters by its tokens only.
-        most_scales: Size of the scale embedding's table; more than any pyramid has.
-        initial_std: Standard deviation of the weights at the start.
+        rope: Positions of the tokens; called with the width of a head. The paper's, or PlainRope for its ablation.
+        history: What later frames see of a past one: "all_scales" its tokens as they were decoded (the paper), "last_scale" one block with
+            its complete feature at full resolution (our decision), which takes about half the cache.
         resize: How the sum so far is made smaller to be a block's context, in training and sampling: "area" averages (our decision),
             "bilinear" takes points, as Infinity's transformers were trained.
+        execution: How full passes are computed; changes no result.
 
     Raises:
         ValueError: If the heads do not divide the width, a head cannot be split for the rotary axes, or the window is below 1.
@@ -65,9 +59,10 @@ class VideoARTransformer(nn.Module):
         heads: int = 12,
         window: int | None = None,
         adaptive_norm: Literal["shared", "none"] = "shared",
-        most_scales: int = 16,
-        initial_std: float = 0.02,
+        rope: Callable[[int], Rope] = MultiScaleTemporalRope,
+        history: History = "all_scales",
         resize: Literal["area", "bilinear"] = "area",
+        execution: Execution = Execution(),  # noqa: B008
     ) -> None:
         super().__init__()
         if width % heads:
@@ -76,20 +71,29 @@ class VideoARTransformer(nn.Module):
             raise ValueError(f"the window must be at least 1 frame, got {window}")
         self.heads, self.window = heads, window
         self.resize: Literal["area", "bilinear"] = resize
-        self.rope = MultiScaleTemporalRope(width // heads)
+        self.history: History = history
+        self.execution = execution
+        self.rope = rope(width // heads)
         self.condition = condition(width)
         self.project = nn.Linear(bits, width)
-        self.scale_embedding = nn.Embedding(most_scales, width)
+        self.scale_embedding = nn.Embedding(MOST_SCALES, width)
         self.start = nn.Parameter(torch.zeros(width))
+        self.history_embedding = nn.Parameter(torch.zeros(width)) if history == "last_scale" else None
         modulated = adaptive_norm == "shared"
         self.adaptive = nn.Linear(width, 6 * width) if modulated else None
         self.blocks = nn.ModuleList((ModulatedBlock if modulated else Block)(width, heads, layer) for layer in range(layers))
         self.head_norm = nn.RMSNorm(width, eps=1e-6)
         self.head_adaptive = nn.Linear(width, 2 * width) if modulated else None
         self.head = nn.Linear(width, bits)
-        self._initialise(initial_std)
+        initialise(self, layers)
+        nn.init.normal_(self.scale_embedding.weight, std=0.02)
+        nn.init.normal_(self.start, std=0.02)
+        if self.history_embedding is not None:
+            nn.init.normal_(self.history_embedding, std=0.02)
 
-    def forward(self, inputs: Tensor, layout: Layout, ids: Tensor, kept_frames: Tensor | None = None) -> Tensor:
+    def forward(
+        self, inputs: Tensor, layout: Layout, ids: Tensor, kept_frames: Tensor | None = None, complete: Tensor | None = None
+    ) -> Tensor:
         """Logits of all bits of a video at once (training).
 
         Args:
@@ -97,74 +101,105 @@ class VideoARTransformer(nn.Module):
             layout: Place of every token.
             ids: ``(B, P)`` condition ids.
             kept_frames: ``(B, t, t)`` bool from a random frame mask, None to see all.
+            complete: ``(B, t, d, h, w)`` complete features of all frames, for ``history="last_scale"`` only.
 
         Returns:
             ``(B, L, d)`` logits, float32.
-        """
-        prompt = self.condition(ids)
-        places = layout.places().to(inputs.device)
-        mask = block_causal(places, self.condition.length, self.window)
-        if kept_frames is not None:
-            mask = hide_frames(mask, kept_frames, places, self.condition.length)
-        hidden = torch.cat([prompt.tokens, self._embed(inputs, places)], dim=1)
-        modulation = self._modulation(prompt.pooled)
-        around = Surroundings(*self.rope(self._positions(places)), mask=mask, modulation=modulation and modulation.blocks)
-        hidden = self._blocks(hidden, around)
-        return self._logits(hidden[:, self.condition.length :], modulation)
 
-    def begin(self, prompt: Prompt, tokens: int) -> Decoding:
-        """Start decoding up to ``tokens`` video tokens: puts the condition into a fresh cache."""
-        length = self.condition.length
-        head_dim = prompt.tokens.shape[-1] // self.heads
-        cache = KVCache(len(self.blocks), length + tokens, (len(prompt.tokens), self.heads, head_dim), prompt.tokens)
+        Raises:
+            ValueError: If the history needs complete features and there are none.
+        """
+        sequence = TokenSequence(layout, self.condition.length, self.history)
+        plan = make_plan(sequence, self.window, self.rope, inputs.device)
+        attend = self._attend(sequence, plan, kept_frames)
+        prompt = self.condition(ids)
         modulation = self._modulation(prompt.pooled)
-        decoding = Decoding(modulation, cache, prompt.tokens.new_full((length,), -1, dtype=torch.int64))
-        factors = self.rope(prompt_positions(length, prompt.tokens.device))
-        self._blocks(prompt.tokens, Surroundings(*factors, mask=None, modulation=modulation and modulation.blocks, cache=cache))
-        cache.advance(length)
+        contexts = self._with_history(inputs, complete, sequence)
+        hidden = torch.cat([prompt.tokens, self._embed(contexts, plan.places[sequence.prompt_length :], layout)], dim=1)
+        hidden = self._blocks(hidden, Surroundings(plan.cosines, plan.sines, attend, modulation and modulation.blocks))
+        return self._logits(hidden.index_select(1, plan.predicted), modulation)
+
+    def begin(self, prompt: Prompt, layout: Layout) -> Decoding:
+        """Start decoding a video of this layout: puts the condition into a fresh cache."""
+        clips, length, width = prompt.tokens.shape
+        sequence = TokenSequence(layout, length, self.history)
+        plan = make_plan(sequence, self.window, self.rope, prompt.tokens.device)
+        cache = KVCache(len(self.blocks), sequence.most_cached, (clips, self.heads, width // self.heads), prompt.tokens)
+        decoding = Decoding(sequence, plan, self._modulation(prompt.pooled), cache, held=plan.block[:0])
+        self._decode(prompt.tokens, slice(0, length), decoding)
         return decoding
 
-    def step(self, inputs: Tensor, places: Tensor, decoding: Decoding) -> Tensor:
+    def step(self, inputs: Tensor, frame: int, scale: int, decoding: Decoding) -> Tensor:
         """Logits of one block (all tokens of one scale of one frame), which then joins the cache.
 
         Args:
             inputs: ``(B, n, d)`` contexts.
-            places: ``(n, 4)`` of the block's tokens.
+            frame: The block's frame.
+            scale: The block's scale.
             decoding: The run; changed.
 
         Returns:
             ``(B, n, d)`` logits, float32.
         """
-        decoding.frames_held = torch.cat([decoding.frames_held, places[:, 0]])
-        around = Surroundings(
-            *self.rope(token_positions(places, self.condition.length)),
-            mask=self._window_mask(places, decoding.frames_held),
-            modulation=decoding.modulation and decoding.modulation.blocks,
-            cache=decoding.cache,
-        )
-        hidden = self._blocks(self._embed(inputs, places), around)
-        decoding.cache.advance(len(places))
-        return self._logits(hidden, decoding.modulation)
+        span = decoding.sequence.span(frame, scale)
+        hidden = self._embed(inputs, decoding.plan.places[span], decoding.sequence.layout)
+        return self._logits(self._decode(hidden, span, decoding), decoding.modulation)
 
-    def _window_mask(self, places: Tensor, frames_held: Tensor) -> Tensor | None:
-        if self.window is None:
-            return None
-        return ((frames_held < 0) | (places[0, 0] - frames_held <= self.window)).expand(len(places), -1)
+    def remember(self, complete: Tensor, frame: int, decoding: Decoding) -> None:
+        """Tell a finished frame to the later ones: its history block takes the place of its scales, which otherwise stay.
 
-    def _positions(self, places: Tensor) -> Tensor:
-        length = self.condition.length
-        return torch.cat([prompt_positions(length, places.device), token_positions(places, length)])
+        Args:
+            complete: ``(B, h * w, d)`` the frame's complete feature.
+            frame: The frame, not the last one.
+            decoding: The run; changed.
+        """
+        if self.history == "all_scales":
+            return
+        decoding.drop_frame(frame)
+        span = decoding.sequence.span(frame, decoding.sequence.history_scale)
+        self._decode(self._embed(complete, decoding.plan.places[span], decoding.sequence.layout), span, decoding)
 
-    def _embed(self, inputs: Tensor, places: Tensor) -> Tensor:
+    def _decode(self, hidden: Tensor, span: slice, decoding: Decoding) -> Tensor:
+        """Run one block's tokens against the cache, which they join."""
+        # Without a window all that is held may be seen, and no mask is faster.
+        visible = decoding.join(span)
+        attend = Dense(None if self.window is None else visible.expand(hidden.shape[1], -1))
+        plan, modulation = decoding.plan, decoding.modulation
+        around = Surroundings(plan.cosines[span], plan.sines[span], attend, modulation and modulation.blocks, decoding.cache)
+        hidden = self._blocks(hidden, around)
+        decoding.cache.advance(hidden.shape[1])
+        return hidden
+
+    def _attend(self, sequence: TokenSequence, plan: Plan, kept_frames: Tensor | None) -> Attend:
+        """Attention of a full pass."""
+        device = plan.block.device
+        flex = self.execution.flex(device)
+        if kept_frames is None:
+            return (flex_attention if flex else dense_attention)(sequence, self.window, device)
+        visible = hide_frames(plan.visible, kept_frames, plan.frame)
+        return make_flex(visible, plan.block) if flex else Dense(dense(visible, plan.block))
+
+    def _with_history(self, inputs: Tensor, complete: Tensor | None, sequence: TokenSequence) -> Tensor:
+        """Contexts of all video tokens: those of the scales, and between them those of the history blocks."""
+        if not sequence.history_tokens:
+            return inputs
+        if complete is None:
+            raise ValueError(f"history {self.history} needs the complete features of {sequence.layout.frames} frames, got none")
+        return sequence.interleave(inputs, rearrange(complete[:, :-1], "b t d h w -> b t (h w) d"))
+
+    def _embed(self, contexts: Tensor, places: Tensor, layout: Layout) -> Tensor:
         """Contexts and their scale; the first scale of the first frame has no context and takes the start embedding."""
         opening = ((places[:, 0] == 0) & (places[:, 1] == 0))[:, None]
-        return torch.where(opening, self.start, self.project(inputs)) + self.scale_embedding(places[:, 1])
+        scales = self.scale_embedding.weight
+        if self.history_embedding is not None:
+            scales = torch.cat([scales[: layout.pyramid.scales], self.history_embedding[None]])
+        return torch.where(opening, self.start, self.project(contexts)) + F.embedding(places[:, 1], scales)
 
     def _modulation(self, pooled: Tensor) -> Modulation | None:
         if self.adaptive is None or self.head_adaptive is None:
             return None
-        pooled = F.silu(pooled)
-        return Modulation(self.adaptive(pooled).unflatten(-1, (6, -1)), self.head_adaptive(pooled).unflatten(-1, (2, -1)))
+        blocks, head = self.adaptive(F.silu(pooled)), self.head_adaptive(F.silu(pooled))
+        return Modulation(blocks.unflatten(-1, (6, -1)), head.unflatten(-1, (2, -1)))
 
     def _blocks(self, hidden: Tensor, around: Surroundings) -> Tensor:
         for block in self.blocks:
@@ -177,19 +212,3 @@ class VideoARTransformer(nn.Module):
             scale, shift = modulation.head[:, :, None].unbind(dim=1)
             hidden = modulate(hidden, scale, shift)
         return self.head(hidden).float()
-
-    def _initialise(self, std: float) -> None:
-        """Normal weights, outputs of residual branches smaller with depth, modulation and head near zero (our decision)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for name, parameter in self.blocks.named_parameters():
-            if name.endswith("out.weight"):
-                parameter.data.div_((2 * len(self.blocks)) ** 0.5)
-        for modulation in (self.adaptive, self.head_adaptive):
-            if modulation is not None:
-                nn.init.zeros_(modulation.weight)
-        nn.init.normal_(self.scale_embedding.weight, std=std)
-        nn.init.normal_(self.start, std=std)

@@ -1,0 +1,35 @@
+"""How a full pass is computed, which changes its cost and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar, cast
+
+import torch
+
+Function = TypeVar("Function", bound=Callable)
+
+
+def outside_graphs(function: Function) -> Function:
+    """A function that compilation does not look into: traced, it would be part of the graph and computed at every step."""
+    return cast(Function, torch.compiler.disable(function))
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Choices of speed and memory in training.
+
+    Args:
+        attention: "dense" is PyTorch's scaled dot product under a mask of all pairs of tokens, "flex" FlexAttention without such a mask,
+            which has gradients on CUDA only; "auto" takes flex on CUDA when there are gradients. Decoding is always dense.
+        recompute: Keep only every block's input for the backward pass and compute the rest again (activation checkpointing): less
+            memory for about a third more time.
+    """
+
+    attention: Literal["auto", "dense", "flex"] = "auto"
+    recompute: bool = False
+
+    def flex(self, device: torch.device) -> bool:
+        """Whether a full pass on this device uses FlexAttention."""
+        return self.attention == "flex" or (self.attention == "auto" and device.type == "cuda" and torch.is_grad_enabled())

@@ -1,0 +1,91 @@
+"""The order of all tokens in the transformer: the condition, then frame after frame its scales and what is remembered of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from modules.geometry import Layout
+
+# What later frames see of a past one: the tokens of all its scales (the paper), or one block with its complete feature.
+History = Literal["all_scales", "last_scale"]
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Blocks of tokens in the order of training; a block is a frame and a scale.
+
+    The condition is block ``(-1, 0)``. With ``history="last_scale"`` (our decision; the paper has "all_scales") every frame but the last
+    is followed by a *history block* ``(frame, K)``: its complete feature at full resolution, which later frames see in place of its
+    scales. It sees the condition, earlier history blocks and itself, but not the scales of its frame, so that sampling can drop them.
+
+    Args:
+        layout: The video tokens that are predicted.
+        prompt_length: Number of condition tokens ``P``.
+        history: What later frames see of a past one.
+    """
+
+    layout: Layout
+    prompt_length: int
+    history: History = "all_scales"
+
+    @property
+    def history_scale(self) -> int:
+        """``K``, the number that history blocks have in place of a scale."""
+        return self.layout.pyramid.scales
+
+    @property
+    def history_tokens(self) -> int:
+        """Tokens of one history block; 0 if there are none."""
+        return self.layout.pyramid.areas[-1] if self.history == "last_scale" else 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a full pass, ``N``."""
+        return self.prompt_length + self.layout.tokens + (self.layout.frames - 1) * self.history_tokens
+
+    @property
+    def most_cached(self) -> int:
+        """Tokens in a sampler's cache when it is fullest, after the last frame."""
+        if not self.history_tokens:
+            return self.tokens
+        return self.prompt_length + (self.layout.frames - 1) * self.history_tokens + self.layout.pyramid.tokens
+
+    def blocks(self) -> dict[tuple[int, int], int]:
+        """Frame and scale of every block in order, with its number of tokens."""
+        found = {(-1, 0): self.prompt_length}
+        for frame in range(self.layout.frames):
+            found |= {(frame, scale): area for scale, area in enumerate(self.layout.pyramid.areas)}
+            if self.history_tokens and frame + 1 < self.layout.frames:
+                found[frame, self.history_scale] = self.history_tokens
+        return found
+
+    def span(self, frame: int, scale: int) -> slice:
+        """Where the tokens of a frame's scale, or of its history block, stand."""
+        areas = (*self.layout.pyramid.areas, self.history_tokens)
+        start = self.prompt_length + frame * (self.layout.pyramid.tokens + self.history_tokens) + sum(areas[:scale])
+        return slice(start, start + areas[scale])
+
+    def places(self) -> Tensor:
+        """``(N, 4)`` int64: frame, scale, row, column of every token; condition token ``i`` has ``(-1, 0, i, i)``."""
+        index = torch.arange(self.prompt_length)
+        prompt = torch.stack([torch.full_like(index, -1), torch.zeros_like(index), index, index], dim=1)
+        scales = self.layout.places()
+        if not self.history_tokens:
+            return torch.cat([prompt, scales])
+        past = scales[self.layout.block(0, self.history_scale - 1)].repeat(self.layout.frames - 1, 1, 1)
+        past[..., 0], past[..., 1] = torch.arange(self.layout.frames - 1)[:, None], self.history_scale
+        return torch.cat([prompt, self.interleave(scales[None], past[None])[0]])
+
+    def predicted(self) -> Tensor:
+        """``(L,)`` int64: where the tokens of the layout stand, those that are predicted."""
+        frame, scale, _, _ = self.places().unbind(dim=1)
+        return ((frame >= 0) & (scale < self.history_scale)).nonzero()[:, 0]
+
+    def interleave(self, scales: Tensor, past: Tensor) -> Tensor:
+        """Put history blocks ``(B, t - 1, h * w, ...)`` behind the scales of their frames, all of which are ``(B, L, ...)``."""
+        frames = scales.unflatten(1, (self.layout.frames, -1))
+        return torch.cat([torch.cat([frames[:, :-1], past], dim=2).flatten(1, 2), frames[:, -1]], dim=1)

@@ -1,0 +1,59 @@
+"""A training step does no work twice: masks are kept, compiled graphs are reused, and neither changes what is computed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_transformer, shaken
+from torch._dynamo.utils import counters
+
+from modules.autoregression import BitCorruption, Lesson, bit_loss, teach
+from modules.geometry import Layout, Pyramid
+from modules.transformer import RandomFrameMask, VideoARTransformer
+from modules.transformer.sequence import History
+
+LAYOUT = Layout(Pyramid.of(4, 4), 3)
+
+
+def lesson(ratio: float = 0.0) -> Lesson:
+    return teach(torch.randn(2, 8, 3, 4, 4), BitCorruption(0.0, ratio), LAYOUT.pyramid)
+
+
+def loss_of(transformer: VideoARTransformer, taught: Lesson, kept: torch.Tensor | None = None) -> torch.Tensor:
+    ids = torch.tensor([[0, 3], [2, 4]])
+    return bit_loss(transformer(taught.inputs, LAYOUT, ids, kept, taught.complete), taught.targets)
+
+
+def test_masks_are_made_once_and_validation_may_make_them_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    transformer, other = make_transformer(window=2), make_transformer(window=1)
+    attend, masks = F.scaled_dot_product_attention, []
+
+    def spy(*args: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    with torch.inference_mode():
+        loss_of(transformer, lesson())
+    for _ in range(2):
+        loss_of(transformer, lesson()).backward()
+    assert len({id(mask) for mask in masks}) == 1
+    loss_of(other, lesson())
+    assert not torch.equal(masks[0], masks[-1])
+    loss_of(transformer, lesson(), RandomFrameMask(0.5).draw(2, 3, torch.device("cpu")))
+    assert masks[-1].shape[0] == 2 and masks[0].ndim == 2
+
+
+@pytest.mark.parametrize("history", ["all_scales", "last_scale"])
+def test_compiled_steps_share_their_graphs_and_give_the_same_loss(history: History) -> None:
+    transformer = shaken(make_transformer(history=history))
+    torch._dynamo.reset()
+    counters.clear()
+    compiled, graphs = torch.compile(transformer, backend="eager"), []
+    for ratio in (0.0, 0.1, 0.3):
+        taught, kept = lesson(ratio), RandomFrameMask(ratio).draw(2, 3, torch.device("cpu"))
+        loss = loss_of(compiled, taught, kept)
+        loss.backward()
+        torch.testing.assert_close(loss, loss_of(transformer, taught, kept))
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[2] > 0, graphs
+    assert not counters["recompiles"] and not counters["recompile_limit"]

@@ -173,9 +173,9 @@ def test_block_by_block_logits_equal_the_full_pass(cache: str) -> None:
     inputs, ids = torch.randn(3, LAYOUT.tokens, 8), transformer.condition.of_texts(["a cat", TEXTS[1], ""])
     with torch.no_grad():
         full = transformer(inputs, LAYOUT, ids)
-        decoding = transformer.begin(transformer.condition(ids), LAYOUT.tokens)
-        blocks = [LAYOUT.block(frame, scale) for frame in range(3) for scale in range(LAYOUT.pyramid.scales)]
-        stepped = torch.cat([transformer.step(inputs[:, block], LAYOUT.places()[block], decoding) for block in blocks], dim=1)
+        decoding = transformer.begin(transformer.condition(ids), LAYOUT)
+        blocks = [(frame, scale) for frame in range(3) for scale in range(LAYOUT.pyramid.scales)]
+        stepped = torch.cat([transformer.step(inputs[:, LAYOUT.block(*block)], *block, decoding) for block in blocks], dim=1)
         assert (full - transformer(inputs, LAYOUT, ids.roll(1, 0))).abs().amax() > 1e-2
     torch.testing.assert_close(stepped, full, rtol=0, atol=1e-4)
 

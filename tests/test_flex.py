@@ -89,10 +89,11 @@ def test_logits_without_the_dense_mask_are_the_same(settings: dict) -> None:
 
 
 def test_only_cuda_with_gradients_is_automatic() -> None:
-    automatic = Execution()
+    automatic = Execution("auto")
     assert automatic.flex(torch.device("cuda")) and not automatic.flex(CPU)
     with torch.no_grad():
         assert not automatic.flex(torch.device("cuda")) and FLEX.flex(CPU)
+    assert not DENSE.flex(torch.device("cuda"))
 
 
 @pytest.mark.gpu

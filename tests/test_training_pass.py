@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from modules.autoregression import BitCorruption, Lesson, bit_loss, teach
 from modules.geometry import Layout, Pyramid
-from modules.transformer import RandomFrameMask, VideoARTransformer
+from modules.transformer import Execution, RandomFrameMask, VideoARTransformer
 from modules.transformer.sequence import History
 
 LAYOUT = Layout(Pyramid.of(4, 4), 3)
@@ -57,3 +57,19 @@ def test_compiled_steps_share_their_graphs_and_give_the_same_loss(history: Histo
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[2] > 0, graphs
     assert not counters["recompiles"] and not counters["recompile_limit"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"history": "last_scale", "adaptive_norm": "none"}], ids=str)
+def test_recomputed_blocks_give_the_same_gradients_and_keep_less(settings: dict) -> None:
+    whole, again = shaken(make_transformer(**settings)), make_transformer(execution=Execution(recompute=True), **settings)
+    again.load_state_dict(whole.state_dict())
+    taught, kept, held = lesson(), RandomFrameMask(0.5).draw(2, 3, torch.device("cpu")), []
+    for transformer in (whole, again):
+        stored = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, to=stored: to.append(tensor.numel()) or tensor, lambda tensor: tensor):
+            loss = loss_of(transformer, taught, kept)
+        loss.backward()
+        held.append((loss, sum(stored)))
+    assert torch.equal(held[0][0], held[1][0]) and held[1][1] < 0.5 * held[0][1]
+    for (name, parameter), other in zip(whole.named_parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=0, atol=1e-7, msg=name)

@@ -22,12 +22,13 @@ class Execution:
 
     Args:
         attention: "dense" is PyTorch's scaled dot product under a mask of all pairs of tokens, "flex" FlexAttention without such a mask,
-            which has gradients on CUDA only; "auto" takes flex on CUDA when there are gradients. Decoding is always dense.
+            which has gradients on CUDA only and needs heads of 16 or more; "auto" takes flex on CUDA when there are gradients. Dense
+            until flex has been run on a GPU. Decoding is always dense.
         recompute: Keep only every block's input for the backward pass and compute the rest again (activation checkpointing): less
-            memory for about a third more time.
+            memory for more time.
     """
 
-    attention: Literal["auto", "dense", "flex"] = "auto"
+    attention: Literal["auto", "dense", "flex"] = "dense"
     recompute: bool = False
 
     def flex(self, device: torch.device) -> bool:

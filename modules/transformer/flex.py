@@ -32,10 +32,10 @@ class Flex(NamedTuple):
 
 @cache
 def _kernel(compiled: bool) -> Callable[..., Any]:
-    """Inside of a larger compiled graph it must not be compiled by itself."""
+    """Compiled for every layout anew, as layouts are few; inside of a larger compiled graph it must not be compiled by itself."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention) if compiled else flex_attention
+    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
 
 
 @outside_graphs

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from modules.geometry import Layout
 from modules.transformer.attention import Attend, Dense, Surroundings
@@ -202,8 +203,9 @@ class VideoARTransformer(nn.Module):
         return Modulation(blocks.unflatten(-1, (6, -1)), head.unflatten(-1, (2, -1)))
 
     def _blocks(self, hidden: Tensor, around: Surroundings) -> Tensor:
+        recompute = self.execution.recompute and around.cache is None and torch.is_grad_enabled()
         for block in self.blocks:
-            hidden = block(hidden, around)
+            hidden = checkpoint(block, hidden, around, use_reentrant=False) if recompute else block(hidden, around)
         return hidden
 
     def _logits(self, hidden: Tensor, modulation: Modulation | None) -> Tensor:

@@ -148,7 +148,7 @@ def test_a_resumed_run_keeps_the_averages() -> None:
 @pytest.mark.slow
 def test_lecam_averages_are_those_of_all_processes(tmp_path: Path) -> None:
     spawn(_take_part, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     torch.testing.assert_close(first, torch.tensor([0.5, -2.0]))
     assert torch.equal(first, second)
 
@@ -181,3 +181,12 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, float], mes
 def test_a_decay_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="in \\[0, 1\\), got 1.0"):
         LeCAM(decay=1.0)
+
+
+def test_logits_that_are_not_finite_do_not_stay_in_the_averages() -> None:
+    lecam = LeCAM()
+    assert lecam(torch.tensor([torch.nan]), torch.zeros(1)).isnan() and not lecam.started
+    lecam(torch.ones(2), torch.zeros(2))
+    before = lecam.averages.clone()
+    lecam(torch.ones(2), torch.tensor([torch.inf, 0.0]))
+    assert torch.equal(lecam.averages, before) and lecam.started

@@ -41,8 +41,10 @@ class LeCAM(nn.Module):
         """
         means = _over_processes(torch.stack([real.mean(), fake.mean()]))
         averages = torch.where(self.started, torch.lerp(means, self.averages, self.decay), means)
-        self.averages.copy_(averages)
-        self.started.fill_(True)
+        # A step that is skipped as its logits are not finite must not stay in the averages for ever.
+        usable = means.isfinite().all()
+        self.averages.copy_(torch.where(usable, averages, self.averages))
+        self.started.logical_or_(usable)
         average_real, average_fake = averages
         return F.relu(real - average_fake).square().mean() + F.relu(average_real - fake).square().mean()
 

@@ -1,7 +1,6 @@
 """Laws of whole files: every frame exactly once and in order, never more than needed in memory, and damage loses no other file."""
 
 import logging
-import struct
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
-from test_reader import LEVELS, assert_levels, write_video
+from test_reader import LEVELS, assert_levels, turn_clockwise, write_video
 from torch import Tensor
 
 import datamodules.video_files
@@ -100,12 +99,7 @@ def test_odd_sizes(tmp_path: Path) -> None:
 
 def test_rotation_marks_are_obeyed(tmp_path: Path) -> None:
     path = write_video(tmp_path / "phone.mp4", [100] * 5)
-    content = bytearray(path.read_bytes())
-    # The matrix of the track header that turns a frame clockwise by 90 degrees.
-    matrix = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
-    place = content.index(b"tkhd") + 44
-    content[place : place + 36] = matrix
-    path.write_bytes(content)
+    turn_clockwise(path)
     found = video_of(list(chunks_of(path, chunk_frames=2))).int()
     assert found.shape == (3, 5, 64, 48)
     assert (found[:, :, 4] - 140).abs().max() <= 4 and (found[:, :, 60] - 100).abs().max() <= 4

@@ -75,14 +75,16 @@ class CausalConv3d(nn.Module):
 
     def extended(self, chunk: Tensor, past: Past | None = None) -> Tensor:
         """The chunk behind what was kept, or behind zeros; keeps the frames from the first one on that the next output needs."""
-        if past is None or not self.padding[4]:
-            return F.pad(chunk, (0, 0, 0, 0, self.padding[4], 0)) if self.padding[4] else chunk
-        first = self not in past
-        frames = F.pad(chunk, (0, 0, 0, 0, self.padding[4], 0)) if first else torch.cat([past[self], chunk], dim=2)
-        stride = self.conv.stride[0]
-        outputs = (frames.shape[2] - self.padding[4] - 1) // stride + 1
-        kept = frames[:, :, outputs * stride :]
-        past[self] = kept.clone() if first else past[self].copy_(kept)
+        before = self.padding[4]
+        if not before:
+            return chunk
+        earlier = None if past is None else past.get(self)
+        frames = F.pad(chunk, (0, 0, 0, 0, before, 0)) if earlier is None else torch.cat([earlier, chunk], dim=2)
+        if past is not None:
+            stride = self.conv.stride[0]
+            outputs = (frames.shape[2] - before - 1) // stride + 1
+            kept = frames[:, :, outputs * stride :]
+            past[self] = kept.clone() if earlier is None else earlier.copy_(kept)
         return frames
 
     def _per_frame(self, video: Tensor) -> Tensor:

@@ -48,8 +48,9 @@ def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
     bits, commitments, entropies, left = [], [], [], []
 
     def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
-        left.append(_energy(frames - partial))
-        sphere, codes = bsq.straight_through(down(frames - partial, pyramid.sizes[scale]))
+        residual = frames - partial
+        left.append(_energy(residual))
+        sphere, codes = bsq.straight_through(down(residual, pyramid.sizes[scale]))
         bits.append(bsq.to_bits(sphere))
         if not kept[scale]:
             return torch.zeros_like(codes)
@@ -58,13 +59,13 @@ def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
         return codes
 
     total = walk(pyramid, choose, torch.zeros_like(frames))
-    energies = torch.stack([*left[1:], _energy(frames - total)])
+    energies = torch.stack([*left, _energy(frames - total)])
     return Quantized(
         latent=rearrange(total, "(b t) d h w -> b d t h w", b=len(latent)),
         bits=[rearrange(scale, "(b t) d h w -> b t h w d", b=len(latent)).to(torch.uint8) for scale in bits],
         commitment=torch.stack(commitments),
         entropy=torch.stack(entropies),
-        left=energies / _energy(frames).clamp_min(1e-12),
+        left=energies[1:] / energies[0].clamp_min(1e-12),
     )
 
 

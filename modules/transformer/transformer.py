@@ -199,8 +199,8 @@ class VideoARTransformer(nn.Module):
     def _modulation(self, pooled: Tensor) -> Modulation | None:
         if self.adaptive is None or self.head_adaptive is None:
             return None
-        blocks, head = self.adaptive(F.silu(pooled)), self.head_adaptive(F.silu(pooled))
-        return Modulation(blocks.unflatten(-1, (6, -1)), head.unflatten(-1, (2, -1)))
+        pooled = F.silu(pooled)
+        return Modulation(self.adaptive(pooled).unflatten(-1, (6, -1)), self.head_adaptive(pooled).unflatten(-1, (2, -1)))
 
     def _blocks(self, hidden: Tensor, around: Surroundings) -> Tensor:
         recompute = self.execution.recompute and around.cache is None and torch.is_grad_enabled()

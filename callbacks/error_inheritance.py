@@ -37,4 +37,6 @@ class ErrorInheritance(Callback):
             require_corruption(self, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        require_corruption(self, pl_module).corruption.inherit = self.value(trainer.global_step)
+        corruption = require_corruption(self, pl_module).corruption
+        corruption.inherit = self.value(trainer.global_step)
+        pl_module.log("train/error_inheritance", float(corruption.inherit))

@@ -56,7 +56,8 @@ class FlipRatioSchedule(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         corruption = require_corruption(self, pl_module).corruption
         corruption.p_min, corruption.p_max, corruption.delta = self.value(trainer.global_step)
-        pl_module.log("train/flip_ratio_max", corruption.p_max)
+        for name in FlipRatios._fields:
+            pl_module.log(f"train/flip_ratio/{name}", getattr(corruption, name))
 
 
 def require_corruption(callback: Callback, pl_module: LightningModule) -> Corrupts:

@@ -56,7 +56,7 @@ class DigitJudge(Metric):
         digits, rows, columns = self.read(video)
         label = label.to(video.device)
         right_digits = digits == label[:, None] // len(_STEPS)
-        right_directions = _directions(rows, columns, height, width) == label % len(_STEPS)
+        right_directions = directions(rows, columns, height, width) == label % len(_STEPS)
         self.right_by_frame = self.right_by_frame + right_digits.sum(dim=0).to(self.device)
         self.right_direction = self.right_direction + right_directions.sum().to(self.device)
         self.clips = self.clips + len(video)
@@ -113,7 +113,7 @@ def _templates(height: int, width: int) -> Tensor:
     return torch.fft.rfft2(digits / digits.norm(dim=(1, 2), keepdim=True)).to(torch.complex64)
 
 
-def _directions(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+def directions(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
     """``(B, T)`` places to ``(B,)`` directions, -1 for a clip that stays where it is: the sum of the shorter ways round the torus."""
     path = torch.stack([_way(rows, height), _way(columns, width)], dim=1).float()
     ahead = path @ _STEPS.T.to(path.device)

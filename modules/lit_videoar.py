@@ -12,7 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from modules.autoregression import BitCorruption, Extension, Generation, LatentMemory, Lesson, Sampler, bit_loss, teach
+from modules.autoregression import BitCorruption, Extension, Generation, LatentMemory, Lesson, Rollout, Sampler, Shows, bit_loss, teach
 from modules.batch import Requests, VideoBatch
 from modules.geometry import Clip
 from modules.metrics import BitScores, FrameQuality
@@ -34,6 +34,7 @@ class LitVideoAR(LightningModule):
         condition_dropout: Share of clips trained without their condition, for guidance.
         corruption: Flips bits in training; the callbacks FlipRatioSchedule and ErrorInheritance set its ratios.
         frame_mask: Hides past frames at random in training; none if not given.
+        rollout: Shows the model its own samples in some of the training steps; in none if not given.
         sampler: How bits are drawn when generating.
         extension: How videos grow beyond the trained length.
         memory: Keeps latents of data that never change.
@@ -48,6 +49,7 @@ class LitVideoAR(LightningModule):
         condition_dropout: float = 0.1,
         corruption: BitCorruption | None = None,
         frame_mask: RandomFrameMask | None = None,
+        rollout: Rollout | None = None,
         sampler: Sampler | None = None,
         extension: Extension = Extension(),  # noqa: B008
         memory: LatentMemory | None = None,
@@ -60,7 +62,7 @@ class LitVideoAR(LightningModule):
         self.tokenizer = tokenizer.requires_grad_(False)
         self.transformer = transformer(tokenizer.bits)
         self.condition_dropout = condition_dropout
-        self.corruption, self.frame_mask = corruption or BitCorruption(), frame_mask
+        self.corruption, self.frame_mask, self.rollout = corruption or BitCorruption(), frame_mask, rollout
         self.memory = memory or LatentMemory()
         self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), extension)
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
@@ -94,8 +96,8 @@ class LitVideoAR(LightningModule):
         seed_step(self.global_rank, self.global_step, batch_index % self.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
-        lesson = self._teach(batch, self.corruption)
         ids = self._dropped(self._ids(batch))
+        lesson = self._teach(batch, self._shown(ids))
         logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)), lesson.complete)
         loss = bit_loss(logits, lesson.targets)
         accuracy = ((logits > 0) == lesson.targets).float().mean()
@@ -165,8 +167,16 @@ class LitVideoAR(LightningModule):
         scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _teach(self, batch: VideoBatch, corruption: BitCorruption) -> Lesson:
-        return teach(self.encode(batch), corruption, self.layout.pyramid, self.transformer.resize)
+    def _shown(self, ids: Tensor) -> Shows:
+        """What a training batch shows the model: true bits, some of them flipped, or samples of its own."""
+        if self.rollout is None or self.layout.frames == 1:
+            return self.corruption
+        due = self.rollout.due(self.global_step)
+        self.log("train/rollout", float(due))
+        return self.rollout.begin(self.transformer, ids, self.layout) if due else self.corruption
+
+    def _teach(self, batch: VideoBatch, shows: Shows) -> Lesson:
+        return teach(self.encode(batch), shows, self.layout.pyramid, self.transformer.resize)
 
     def _ids(self, batch: VideoBatch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""

@@ -134,7 +134,7 @@ def test_loss_is_ln_2_for_ignorance_and_equals_a_slow_sum() -> None:
 
 def sample(transformer: VideoARTransformer, sampler: Sampler, classes: list[int], seeds: list[int], **given: object) -> torch.Tensor:
     ids = transformer.condition.of_batch(torch.tensor(classes), [])
-    return torch.stack(list(sampler.frames(transformer, ids, LAYOUT, generators(*seeds), **given)), dim=2)
+    return torch.stack([frame.complete for frame in sampler.frames(transformer, ids, LAYOUT, generators(*seeds), **given)], dim=2)
 
 
 def test_a_clip_depends_on_its_own_seed_only(transformer: VideoARTransformer) -> None:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from modules.geometry import Pyramid
+
+# Called with a scale and its true bits (B * t, d, h_k, w_k) bool; returns the bits that the model is shown in their place.
+Show = Callable[[int, Tensor], Tensor]
+
+
+class Shows(Protocol):
+    """Decides what the model is shown of a clip in training instead of its true bits."""
+
+    def start(self, latent: Tensor, pyramid: Pyramid) -> Show:
+        """Begin with clips ``(B, d, t, h, w)``, whose scales are then shown from coarse to fine, all frames of a scale at once."""
+        ...
+
 
 MOST = 0.5  # more than half of the bits wrong would say more than no bit at all
 
@@ -31,6 +46,11 @@ class BitCorruption:
         if not 0.0 <= p_min <= p_max <= MOST or delta < 0.0:
             raise ValueError(f"flip ratios need 0 <= p_min <= p_max <= {MOST} and delta >= 0, got {p_min}, {p_max}, {delta}")
         self.p_min, self.p_max, self.delta, self.inherit = p_min, p_max, delta, inherit
+
+    def start(self, latent: Tensor, pyramid: Pyramid) -> Show:
+        """Draw the ratios of a batch; see :class:`Shows`."""
+        ratios = self.draw_ratios(latent.shape[0], latent.shape[2], pyramid.scales, latent.device).flatten(0, 1)
+        return lambda scale, bits: self.flip(bits, ratios[:, scale])
 
     def draw_ratios(self, clips: int, frames: int, scales: int, device: torch.device) -> Tensor:
         """Ratios ``(clips, frames, scales)`` in [0, 0.5]."""

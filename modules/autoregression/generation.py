@@ -96,7 +96,7 @@ class Generation:
         """One window of ``frames`` video frames that starts with the given history."""
         layout = self.tokenizer.layout(Clip(frames, clip.height, clip.width))
         prefix = None if history is None else self.tokenizer.encode_for_tokens(history)
-        latent = torch.stack(list(self.sampler.frames(self.transformer, ids, layout, generators, prefix)), dim=2)
+        latent = torch.stack([frame.complete for frame in self.sampler.frames(self.transformer, ids, layout, generators, prefix)], dim=2)
         with fast_convolutions():
             video = self.tokenizer.decode(latent)
         return video if history is None else torch.cat([history, video[:, :, history.shape[2] :]], dim=2)

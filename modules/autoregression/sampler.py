@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -13,6 +14,18 @@ from modules.geometry import Layout
 from modules.tokenizer.bsq import to_bits, to_codes
 from modules.tokenizer.pyramid import down, walk
 from modules.transformer import VideoARTransformer
+
+
+class LatentFrame(NamedTuple):
+    """One latent frame as it was sampled.
+
+    Attributes:
+        complete: ``(B, d, h, w)`` the sum of all its scales.
+        bits: ``(B, d, h_k, w_k)`` bool of every scale.
+    """
+
+    complete: Tensor
+    bits: list[Tensor]
 
 
 class Sampler:
@@ -42,7 +55,7 @@ class Sampler:
         layout: Layout,
         generators: Sequence[torch.Generator],
         prefix: Tensor | None = None,
-    ) -> Iterator[Tensor]:
+    ) -> Iterator[LatentFrame]:
         """Latent frames as soon as each is complete.
 
         Args:
@@ -53,7 +66,7 @@ class Sampler:
             prefix: ``(B, d, p, h, w)`` continuous latent of given frames, whose bits become the history.
 
         Yields:
-            ``(B, d, h, w)``, the given frames first.
+            The given frames first.
         """
         run = _Run(self, transformer, ids, layout, generators)
         given = 0 if prefix is None else prefix.shape[2]
@@ -91,21 +104,24 @@ class _Run:
         bits = transformer.head.out_features
         self.complete = prompt.tokens.new_zeros(self.clips, bits, height, width, dtype=torch.float32)
 
-    def walk_frame(self, frame: int, given: Tensor | None) -> Tensor:
-        """Decode one latent frame, or feed a given one; ``(B, d, h, w)``."""
+    def walk_frame(self, frame: int, given: Tensor | None) -> LatentFrame:
+        """Decode one latent frame, or feed a given one, ``(B, d, h, w)``."""
         pyramid, before, resize = self.layout.pyramid, self.complete, self.transformer.resize
+        chosen: list[Tensor] = []
         if frame > 0:
             self.transformer.remember(self._tokens(before), frame - 1, self.decoding)
 
         def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
             context = down(before, pyramid.sizes[0], resize) if scale == 0 else context
             logits = self._logits(frame, scale, context)
-            if given is not None:
-                return to_codes(to_bits(down(given.float() - partial, pyramid.sizes[scale])))
-            return to_codes(self.sampler.draw(logits, self._uniform(logits)))
+            if given is None:
+                chosen.append(self.sampler.draw(logits, self._uniform(logits)))
+            else:
+                chosen.append(to_bits(down(given.float() - partial, pyramid.sizes[scale])))
+            return to_codes(chosen[-1])
 
         self.complete = walk(pyramid, choose, torch.zeros_like(before), resize)
-        return self.complete
+        return LatentFrame(self.complete, chosen)
 
     def _logits(self, frame: int, scale: int, context: Tensor) -> Tensor:
         """Guided logits ``(B, d, h_k, w_k)`` of one block."""

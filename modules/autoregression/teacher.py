@@ -1,4 +1,4 @@
-"""Latent to inputs and targets: the pyramid walked with the true bits, some of them flipped (paper Eq. 6 and 8)."""
+"""Latent to inputs and targets: the pyramid walked with the true bits, or what is shown in their place (paper Eq. 6 and 8)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from modules.autoregression.corruption import BitCorruption
+from modules.autoregression.corruption import Shows
 from modules.geometry import Pyramid
 from modules.tokenizer.bsq import to_bits, to_codes
 from modules.tokenizer.pyramid import Resize, down, walk
@@ -20,7 +20,7 @@ class Lesson(NamedTuple):
     Attributes:
         inputs: ``(B, L, d)`` context of every token.
         targets: ``(B, L, d)`` bool, its bits.
-        complete: ``(B, t, d, h, w)`` the sum of all scales of every frame, flips included, as later frames see it.
+        complete: ``(B, t, d, h, w)`` the sum of all scales of every frame, as shown, as later frames see it.
     """
 
     inputs: Tensor
@@ -29,32 +29,32 @@ class Lesson(NamedTuple):
 
 
 @torch.no_grad()
-def teach(latent: Tensor, corruption: BitCorruption, pyramid: Pyramid, resize: Resize = "area") -> Lesson:
+def teach(latent: Tensor, shows: Shows, pyramid: Pyramid, resize: Resize = "area") -> Lesson:
     """Teacher forcing with self-correction.
 
-    The context of a scale is built from the *flipped* bits of the scales before it, and its target is the quantised residual with
-    respect to that flipped sum; so the targets already contain the repair of earlier errors. The first scale of a later frame sees the
-    flipped, complete feature of the frame before it, which is how an error crosses frames. Targets are never flipped themselves.
+    The context of a scale is built from the *shown* bits of the scales before it (flipped ones, or samples), and its target is the
+    quantised residual with respect to that sum; so the targets already contain the repair of earlier errors. The first scale of a later
+    frame sees the complete feature of the frame before it as it was shown, which is how an error crosses frames. Targets are always true.
 
     Args:
         latent: ``(B, d, t, h, w)`` continuous encoder output.
-        corruption: Draws and flips; with ratios 0 it changes nothing.
+        shows: What is shown for the true bits; a corruption with ratios 0 changes nothing.
         pyramid: The scales of a latent frame.
         resize: How contexts are made smaller; what the transformer says.
 
     Returns:
         Inputs and targets in the order of :class:`modules.geometry.Layout`.
     """
-    clips, _, times = latent.shape[:3]
+    clips = len(latent)
     frames = rearrange(latent.float(), "b d t h w -> (b t) d h w")
-    ratios = corruption.draw_ratios(clips, times, pyramid.scales, latent.device).flatten(0, 1)
+    show = shows.start(latent, pyramid)
     contexts, targets = [], []
 
     def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
         bits = to_bits(down(frames - partial, pyramid.sizes[scale]))
         contexts.append(context)
         targets.append(bits)
-        return to_codes(corruption.flip(bits, ratios[:, scale]))
+        return to_codes(show(scale, bits))
 
     complete = rearrange(walk(pyramid, choose, torch.zeros_like(frames), resize), "(b t) d h w -> b t d h w", b=clips)
     contexts[0] = opening_contexts(complete, pyramid.sizes[0], resize)

@@ -1,0 +1,172 @@
+"""The paper's Table 4 on moving digits: which mechanism keeps a video longer than those it was trained on together?
+
+    python -m benchmarks.ablation --tokenizer runs/demo/2_video_tokenizer/checkpoints/last.ckpt --out runs/ablation
+
+Trains a small transformer on clips of 5 frames without any of the mechanisms, for every seed and architecture, and goes on from it with
+clips of 17 frames for every row and two lengths of training, all with equal compute: a row whose step costs more takes fewer steps.
+Compute is counted in tokens that pass through the model, once forward and twice backward. Every model then makes clips of 65 frames,
+almost four times the longest it was trained on, by re-encoding the last frames of a window, and a template matcher reads the digit and its
+motion in every frame. Finished runs are kept: the command may be interrupted and repeated, and ``--table`` shows what there is. Writes
+``ablation.csv``, ``ablation.md`` and ``ablation.png`` to ``--out``; the plot needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.ablation_results import write_results
+from datamodules.moving_digits import CLASSES
+from modules.geometry import Layout, Pyramid
+from modules.transformer.sequence import TokenSequence
+
+LAYOUT = Layout(Pyramid.of(4, 4), frames=5)
+PROMPT_LENGTH = 2
+SIZE = ["--model.transformer.width", "96", "--model.transformer.layers", "3"]
+ARCHITECTURES = {
+    "paper": [],
+    "plain": ["--model.transformer.rope", "PlainRope"],
+    "last_scale": ["--model.transformer.history", "last_scale"],
+}
+MASK = ["--model.frame_mask", "RandomFrameMask", "--model.frame_mask.probability", "0.2"]
+ROLLOUT = ["--model.rollout", "Rollout", "--model.rollout.fraction", "0.25", "--model.rollout.frames", "2"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: What it is called.
+        options: What is added to a run to make it.
+        architecture: Which of the networks it trains.
+        cost: Cost of its step relative to that of the paper's model.
+    """
+
+    name: str
+    options: list[str]
+    architecture: str = "paper"
+    cost: float = 1.0
+
+
+def flips(p_min: float, p_max: float, delta: float, inherit: bool) -> list[str]:
+    ratios = f'{{"class_path": "callbacks.FlipRatioSchedule", "init_args": {{"p_min": {p_min}, "p_max": {p_max}, "delta": {delta}}}}}'
+    return ["--trainer.callbacks+=" + ratios, *(["--trainer.callbacks+=callbacks.ErrorInheritance"] if inherit else [])]
+
+
+def history_cost() -> float:
+    """Tokens of a step whose past frames have a block of their own, over those of the paper's."""
+    return TokenSequence(LAYOUT, PROMPT_LENGTH, "last_scale").tokens / TokenSequence(LAYOUT, PROMPT_LENGTH).tokens
+
+
+def rollout_cost(fraction: float = 0.25, frames: int = 2) -> float:
+    """A step with a rollout passes forward, once more, the tokens up to its last sampled frame."""
+    layouts = [Layout(LAYOUT.pyramid, first + frames) for first in range(1, LAYOUT.frames - frames)]
+    sampled = sum(TokenSequence(layout, PROMPT_LENGTH).tokens for layout in layouts) / len(layouts)
+    return 1.0 + fraction * sampled / (3.0 * TokenSequence(LAYOUT, PROMPT_LENGTH).tokens)
+
+
+PAPER = flips(0.0, 0.1, 0.01, inherit=True)
+ROWS = [
+    Row("plain positions", [], "plain"),
+    Row("+ multi-scale temporal RoPE", []),
+    Row("+ time-dependent corruption", flips(0.0, 0.1, 0.01, inherit=False)),
+    Row("+ error inheritance", PAPER),
+    Row("flips without the rise", flips(0.0, 0.1, 0.0, inherit=False)),
+    Row("flips without the rise, same mean", flips(0.02, 0.12, 0.0, inherit=False)),
+    Row("inheritance without the rise", flips(0.0, 0.1, 0.0, inherit=True)),
+    Row("all + random frame mask", [*PAPER, *MASK]),
+    Row("all + last-scale history", PAPER, "last_scale", history_cost()),
+    Row("all + rollout training", [*PAPER, *ROLLOUT], cost=rollout_cost()),
+]
+
+
+def main() -> None:
+    options = parse()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if not options.table:
+        write_prompts(options.out / "prompts.jsonl", options.samples)
+        # Lengths and seeds outside, so that an interrupted table is complete for its first seeds.
+        runs = [(row, steps, seed) for steps in (options.steps, 2 * options.steps) for seed in range(options.seeds) for row in ROWS]
+        starts = [(name, seed) for seed in range(options.seeds) for name in ARCHITECTURES]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for start in [pool.submit(start_once, *start, options) for start in starts]:
+                start.result()
+            for run in [pool.submit(run_once, *run, options) for run in runs]:
+                run.result()
+    write_results(options.out, [row.name for row in ROWS])
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, help="checkpoint of the demo's video tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs and results")
+    parser.add_argument("--steps", type=int, default=400, help="on 17 frames, at the cost of the paper's model; then twice as many")
+    parser.add_argument("--start_steps", type=int, default=1500, help="on 5 frames")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=2, help="clips of each of the 40 classes")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each on one thread")
+    parser.add_argument("--table", action="store_true", help="only write the table of the runs that are finished")
+    options = parser.parse_args()
+    if not options.table and options.tokenizer is None:
+        parser.error("--tokenizer is needed to train")
+    return options
+
+
+def write_prompts(path: Path, samples: int) -> None:
+    lines = [{"condition": name, "seed": seed, "frames": 65} for seed in range(samples) for name in CLASSES]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def start_once(architecture: str, seed: int, options: argparse.Namespace) -> None:
+    """Train one network on short clips, unless that was done before."""
+    folder = start_folder(architecture, seed, options)
+    if not (folder / "done").exists():
+        short = ["--data.clip.frames", "5", "--data.batch_size", "16", "--data.clips", "2048"]
+        fit([*ARCHITECTURES[architecture], *short], options.tokenizer, options.start_steps, seed, folder)
+        (folder / "done").touch()
+
+
+def run_once(row: Row, steps: int, seed: int, options: argparse.Namespace) -> None:
+    """Train and judge one model, unless that was done before."""
+    folder = options.out / f"{steps}_{row.name.replace(' ', '_')}_{seed}"
+    judged, taken = folder / "judged.json", round(steps / row.cost)
+    if judged.exists():
+        return
+    network = ARCHITECTURES[row.architecture]
+    start = start_folder(row.architecture, seed, options) / "checkpoints" / "last.ckpt"
+    long = ["--data.clip.frames", "17", "--data.batch_size", "6", "--data.clips", "1024"]
+    fit([*network, *row.options, *long], start, taken, seed, folder)
+    about = {"row": row.name, "steps": steps, "steps_taken": taken, "seed": seed}
+    judge = {"class_path": "benchmarks.rollout_judge.RolloutJudge", "init_args": {"path": str(judged), "about": about}}
+    prompts = ["--data.prompts", str(options.out / "prompts.jsonl"), "--data.batch_size", "20", "--trainer.callbacks", json.dumps([judge])]
+    weights = ["--trainer.default_root_dir", str(folder), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+    train_py("predict", [*SIZE, *network, "-c", "configs/sample.yaml", *prompts, *weights], folder / "predict.txt")
+
+
+def start_folder(architecture: str, seed: int, options: argparse.Namespace) -> Path:
+    return options.out / f"start_{architecture}_{seed}"
+
+
+def fit(options: list[str], weights: Path, steps: int, seed: int, folder: Path) -> None:
+    """One training of ``steps`` steps from the given weights; one that was interrupted goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
+    run += ["--trainer.default_root_dir", str(folder), "--init_from", str(weights), "--ckpt_path", "last"]
+    train_py("fit", [*SIZE, "--trainer.callbacks", "[]", *options, *run], folder / "fit.txt")
+
+
+def train_py(subcommand: str, arguments: list[str], output: Path) -> None:
+    with output.open("w") as file:
+        command = [sys.executable, "train.py", subcommand, "-c", "configs/videoar.yaml", *arguments]
+        subprocess.run(command, stdout=file, stderr=file, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Rollout training shows the model what it would sample, and asks it for the way back."""
+
+import pytest
+import torch
+from conftest import make_transformer, shaken
+
+from modules.autoregression import BitCorruption, Rollout, bit_loss, teach
+from modules.autoregression.rollout import UNGUIDED, OwnSamples
+from modules.autoregression.sampler import Sampler
+from modules.geometry import Layout, Pyramid
+from modules.transformer import VideoARTransformer
+
+LAYOUT = Layout(Pyramid.of(4, 4), 4)
+GREEDY = Sampler(UNGUIDED, temperature=0.0)
+
+
+def rolled(transformer: VideoARTransformer, frames: range) -> tuple[torch.Tensor, OwnSamples]:
+    ids = transformer.condition.of_batch(torch.tensor([0, 4]), [])
+    return torch.randn(2, 8, 4, 4, 4), OwnSamples(GREEDY, transformer, ids, frames)
+
+
+@pytest.mark.parametrize("history", ["all_scales", "last_scale"])
+def test_the_model_is_shown_exactly_what_it_would_say(history: str) -> None:
+    """Greedy samples are the signs of the logits, so the teacher's pass over them must give these bits again in the sampled frames."""
+    transformer = shaken(make_transformer(history=history)).eval()
+    latent, own = rolled(transformer, range(1, 3))
+    shown = {}
+
+    class Watched:
+        def start(self, latent, pyramid):
+            show = own.start(latent, pyramid)
+            return lambda scale, bits: shown.setdefault(scale, show(scale, bits))
+
+    lesson = teach(latent, Watched(), LAYOUT.pyramid)
+    logits = transformer(lesson.inputs, LAYOUT, own.ids, complete=lesson.complete)
+    for scale in range(LAYOUT.pyramid.scales):
+        bits = shown[scale].unflatten(0, (2, 4))
+        for frame in own.frames:
+            expected = (logits[:, LAYOUT.block(frame, scale)] > 0).transpose(1, 2)
+            assert torch.equal(bits[:, frame].flatten(2), expected)
+
+
+def test_frames_that_are_not_sampled_stay_true_and_targets_lead_back() -> None:
+    latent, own = rolled(shaken(make_transformer()), range(1, 3))
+    clean, lesson = teach(latent, BitCorruption(), LAYOUT.pyramid), teach(latent, own, LAYOUT.pyramid)
+    torch.testing.assert_close(lesson.complete[:, [0, 3]], clean.complete[:, [0, 3]])
+    assert not torch.allclose(lesson.complete[:, 1], clean.complete[:, 1])
+    second = LAYOUT.block(1, 1)
+    context = lesson.inputs[:, second].transpose(1, 2).unflatten(2, (2, 2))
+    residual = torch.nn.functional.adaptive_avg_pool2d(latent[:, :, 1], 2) - context
+    assert torch.equal(lesson.targets[:, second], (residual > 0).flatten(2).transpose(1, 2))
+    last = slice(LAYOUT.block(3, 0).start, LAYOUT.tokens)
+    assert torch.equal(lesson.targets[:, last], clean.targets[:, last])
+
+
+def test_the_samples_carry_no_gradient_and_the_lesson_does() -> None:
+    transformer = shaken(make_transformer())
+    latent, own = rolled(transformer, range(2, 4))
+    lesson = teach(latent, own, LAYOUT.pyramid)
+    assert not lesson.inputs.requires_grad
+    bit_loss(transformer(lesson.inputs, LAYOUT, own.ids), lesson.targets).backward()
+    assert transformer.project.weight.grad is not None
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.3, 1.0])
+def test_the_stated_fraction_of_steps_is_rolled_out(fraction: float) -> None:
+    assert sum(Rollout(fraction).due(step) for step in range(100)) == round(100 * fraction)
+
+
+@pytest.mark.parametrize(("frames", "latent_frames"), [(1, 2), (2, 2), (2, 5), (9, 5)])
+def test_a_rollout_starts_behind_a_true_frame_and_ends_in_the_clip(frames: int, latent_frames: int) -> None:
+    layout, transformer = Layout(Pyramid.of(4, 4), latent_frames), make_transformer()
+    ids = transformer.condition.of_batch(torch.tensor([0]), [])
+    spans = {Rollout(1.0, frames).begin(transformer, ids, layout).frames for _ in range(50)}
+    assert all(1 <= span.start < span.stop <= latent_frames and len(span) <= frames for span in spans)
+    if (frames, latent_frames) == (2, 5):
+        assert spans == {range(1, 3), range(2, 4)}  # a true frame is left to find the way back to
+
+
+def test_impossible_rollouts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be within 0 and 1, got -0\.1"):
+        Rollout(-0.1)
+    with pytest.raises(ValueError, match="at least 1 latent frame, got 0"):
+        Rollout(frames=0)

@@ -25,6 +25,8 @@ class LastCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to take over: where another run kept its checkpoint does not matter here."""
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step % self._every_n_train_steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        # Not when training has ended: averaged weights have then replaced those that a continued run needs.
+        if trainer.fit_loop.done and trainer.global_step % self._every_n_train_steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(f"{self.dirpath}/{self.filename}.ckpt", weights_only=False)

@@ -169,9 +169,17 @@ CRITICS = (
 )
 
 
+ROLLOUT = ("--model.rollout", "Rollout", "--model.rollout.fraction", 0.5, "--model.rollout.frames", 1, "--model.frame_mask", "RandomFrameMask")
+AVERAGED = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5")
+
+
 # An epoch has 4 steps, and every second step is saved.
 @pytest.mark.parametrize(("politely", "stops", "saved"), [(False, (3, 5), (2, 4)), (True, (2, 4), (3, 5))], ids=["at_once", "politely"])
-@pytest.mark.parametrize(("task", "options"), [("tokenizer", ()), ("tokenizer", CRITICS), ("videoar", ())], ids=["tokenizer", "gan", "ar"])
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [("tokenizer", ()), ("tokenizer", CRITICS), ("videoar", ()), ("videoar", ROLLOUT), ("videoar", AVERAGED)],
+    ids=["tokenizer", "gan", "ar", "rollout", "averaged"],
+)
 def test_a_resumed_run_equals_one_that_never_stopped(
     tmp_path: Path, task: str, options: tuple, politely: bool, stops: tuple[int, ...], saved: tuple[int, ...]
 ) -> None:

@@ -10,6 +10,7 @@ from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
 from modules.tokenizer.pyramid import Resize
 from modules.transformer import VideoARTransformer
+from modules.transformer.decoding import Decoding
 
 LAYOUT = Layout(Pyramid.of(4, 4), 3)
 NO_GUIDANCE = Guidance(1.0, 1.0, 1.0, 1.0)
@@ -37,14 +38,19 @@ def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize
     lesson, transformer = teach(latents(), corruption, LAYOUT.pyramid, resize), make_transformer(resize=resize)
     seen, remembered = [], []
 
-    def oracle(inputs: torch.Tensor, frame: int, scale: int, decoding: object) -> torch.Tensor:
+    def oracle(inputs: torch.Tensor, scale: int, decoding: Decoding) -> torch.Tensor:
         seen.append(inputs)
-        bits = lesson.targets[:, LAYOUT.block(frame, scale)].transpose(1, 2).unflatten(2, LAYOUT.pyramid.sizes[scale])
+        bits = lesson.targets[:, LAYOUT.block(decoding.frame, scale)].transpose(1, 2).unflatten(2, LAYOUT.pyramid.sizes[scale])
         flipped = corruption.flip(bits, torch.zeros(2)).flatten(2).transpose(1, 2)
         return torch.where(flipped, 50.0, -50.0)
 
     monkeypatch.setattr(transformer, "step", oracle)
-    monkeypatch.setattr(transformer, "remember", lambda complete, frame, decoding: remembered.append((frame, complete)))
+
+    def remember(complete: torch.Tensor, decoding: Decoding) -> None:
+        remembered.append((decoding.frame, complete))
+        decoding.next_frame()
+
+    monkeypatch.setattr(transformer, "remember", remember)
     ids = transformer.condition.of_batch(torch.tensor([0, 1]), [])
     list(Sampler(NO_GUIDANCE).frames(transformer, ids, LAYOUT, generators(0, 1)))
     torch.testing.assert_close(torch.cat(seen, dim=1), lesson.inputs, rtol=0, atol=0)

@@ -169,7 +169,7 @@ CRITICS = (
 )
 
 
-ROLLOUT = ("--model.rollout", "Rollout", "--model.rollout.fraction", 0.5, "--model.rollout.frames", 1, "--model.frame_mask", "RandomFrameMask")
+ROLLOUT = ("--model.rollout", "Rollout", "--model.rollout.fraction", 0.5, "--model.frame_mask", "RandomFrameMask")
 AVERAGED = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5")
 
 

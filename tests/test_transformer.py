@@ -39,9 +39,9 @@ def step_by_step(transformer: VideoARTransformer, inputs: torch.Tensor, complete
     logits = []
     for frame in range(LAYOUT.frames):
         if frame > 0:
-            transformer.remember(complete[:, frame - 1].flatten(2).transpose(1, 2), frame - 1, decoding)
+            transformer.remember(complete[:, frame - 1].flatten(2).transpose(1, 2), decoding)
         for scale in range(LAYOUT.pyramid.scales):
-            logits.append(transformer.step(inputs[:, LAYOUT.block(frame, scale)], frame, scale, decoding))
+            logits.append(transformer.step(inputs[:, LAYOUT.block(frame, scale)], scale, decoding))
     return torch.cat(logits, dim=1), decoding.cache.length
 
 
@@ -60,10 +60,10 @@ def test_a_cache_holds_what_its_sequence_says() -> None:
     for history in ("all_scales", "last_scale"):
         transformer = make_transformer(history=history)
         sequence = TokenSequence(LAYOUT, 2, history)
-        assert step_by_step(transformer, *contexts())[1] == sequence.most_cached
+        assert step_by_step(transformer, *contexts())[1] == sequence.most_cached(past=2)
         assert len(sequence.places()) == sequence.tokens == sum(sequence.blocks().values())
     ucf = Layout(Pyramid.of(8, 8), 5)
-    sizes = [(sequence.tokens, sequence.most_cached) for sequence in (TokenSequence(ucf, 1), TokenSequence(ucf, 1, "last_scale"))]
+    sizes = [(sequence.tokens, sequence.most_cached(past=4)) for sequence in (TokenSequence(ucf, 1), TokenSequence(ucf, 1, "last_scale"))]
     assert sizes == [(651, 651), (907, 387)]
 
 

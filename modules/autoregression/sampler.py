@@ -14,6 +14,7 @@ from modules.geometry import Layout
 from modules.tokenizer.bsq import to_bits, to_codes
 from modules.tokenizer.pyramid import down, walk
 from modules.transformer import VideoARTransformer
+from modules.transformer.condition import Prompt
 
 
 class LatentFrame(NamedTuple):
@@ -56,7 +57,7 @@ class Sampler:
         generators: Sequence[torch.Generator],
         prefix: Tensor | None = None,
     ) -> Iterator[LatentFrame]:
-        """Latent frames as soon as each is complete.
+        """The latent frames of one video, each as soon as it is complete.
 
         Args:
             transformer: The model.
@@ -68,10 +69,10 @@ class Sampler:
         Yields:
             The given frames first.
         """
-        run = _Run(self, transformer, ids, layout, generators)
-        given = 0 if prefix is None else prefix.shape[2]
+        run = SamplingRun(self, transformer, ids, layout, generators)
+        given = [] if prefix is None else prefix.unbind(dim=2)
         for frame in range(layout.frames):
-            yield run.walk_frame(frame, prefix[:, :, frame] if prefix is not None and frame < given else None)
+            yield run.next_frame(given[frame] if frame < len(given) else None)
 
     def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """Bits for logits and uniform numbers of the same shape: one draw per bit."""
@@ -83,8 +84,17 @@ class Sampler:
         return uniform < probability
 
 
-class _Run:
-    """One sampling run: conditioned and unconditioned clips side by side in one batch, one cache."""
+class SamplingRun:
+    """One video in the making: conditioned and unconditioned clips side by side in one batch, one cache of fixed size.
+
+    Args:
+        sampler: How bits are drawn.
+        transformer: The model.
+        ids: ``(B, P)`` condition ids.
+        layout: The longest video of training, or a shorter one. The run has no end; see :meth:`VideoARTransformer.begin`.
+        generators: One per clip, on the CPU.
+        sink: Whether the first frame stays visible for ever.
+    """
 
     def __init__(
         self,
@@ -93,42 +103,53 @@ class _Run:
         ids: Tensor,
         layout: Layout,
         generators: Sequence[torch.Generator],
+        sink: bool = False,
     ) -> None:
         self.sampler, self.transformer, self.layout = sampler, transformer, layout
         self.clips, self.generators = len(ids), generators
         self.guided = self._is_guided()
-        nothing = transformer.condition.nothing(self.clips, ids.device)
-        prompt = transformer.condition(torch.cat([ids, nothing]) if self.guided else ids)
-        self.decoding = transformer.begin(prompt, layout)
+        with torch.no_grad():
+            self.decoding = transformer.begin(self._prompt(ids), layout, sink)
         height, width = layout.pyramid.sizes[-1]
-        bits = transformer.head.out_features
-        self.complete = prompt.tokens.new_zeros(self.clips, bits, height, width, dtype=torch.float32)
+        self.start = ids.new_zeros(self.clips, transformer.head.out_features, height, width, dtype=torch.float32)
+        self.complete: Tensor | None = None
 
-    def walk_frame(self, frame: int, given: Tensor | None) -> LatentFrame:
-        """Decode one latent frame, or feed a given one, ``(B, d, h, w)``."""
-        pyramid, before, resize = self.layout.pyramid, self.complete, self.transformer.resize
+    @torch.no_grad()
+    def tell(self, ids: Tensor) -> None:
+        """Change the condition for the frames to come: ``(B, P)`` ids."""
+        self.transformer.tell(self._prompt(ids), self.decoding)
+
+    @torch.no_grad()
+    def next_frame(self, given: Tensor | None = None) -> LatentFrame:
+        """Sample the next latent frame, or feed a given one, ``(B, d, h, w)``."""
+        pyramid, resize = self.layout.pyramid, self.transformer.resize
+        before = self.start if self.complete is None else self.complete
+        if self.complete is not None:
+            self.transformer.remember(self._tokens(self.complete), self.decoding)
         chosen: list[Tensor] = []
-        if frame > 0:
-            self.transformer.remember(self._tokens(before), frame - 1, self.decoding)
 
         def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
             context = down(before, pyramid.sizes[0], resize) if scale == 0 else context
-            logits = self._logits(frame, scale, context)
+            logits = self._logits(scale, context)
             if given is None:
                 chosen.append(self.sampler.draw(logits, self._uniform(logits)))
             else:
                 chosen.append(to_bits(down(given.float() - partial, pyramid.sizes[scale])))
             return to_codes(chosen[-1])
 
-        self.complete = walk(pyramid, choose, torch.zeros_like(before), resize)
+        self.complete = walk(pyramid, choose, self.start, resize)
         return LatentFrame(self.complete, chosen)
 
-    def _logits(self, frame: int, scale: int, context: Tensor) -> Tensor:
+    def _prompt(self, ids: Tensor) -> Prompt:
+        condition = self.transformer.condition
+        return condition(torch.cat([ids, condition.nothing(self.clips, ids.device)]) if self.guided else ids)
+
+    def _logits(self, scale: int, context: Tensor) -> Tensor:
         """Guided logits ``(B, d, h_k, w_k)`` of one block."""
-        logits = self.transformer.step(self._tokens(context), frame, scale, self.decoding)
+        logits = self.transformer.step(self._tokens(context), scale, self.decoding)
         if self.guided:
             conditioned, nothing = logits.chunk(2)
-            logits = torch.lerp(nothing, conditioned, self._strength(frame, scale))
+            logits = torch.lerp(nothing, conditioned, self._strength(self.decoding.frame, scale))
         return rearrange(logits, "b (h w) d -> b d h w", h=context.shape[-2])
 
     def _tokens(self, feature: Tensor) -> Tensor:
@@ -137,8 +158,9 @@ class _Run:
         return tokens.repeat(2, 1, 1) if self.guided else tokens
 
     def _strength(self, frame: int, scale: int) -> float:
-        pyramid = self.layout.pyramid
-        return self.sampler.guidance.strength(position(frame, self.layout.frames), position(scale, pyramid.scales))
+        """Strength at a frame, which is that of the layout's end for all frames behind it."""
+        frame = min(frame, self.layout.frames - 1)
+        return self.sampler.guidance.strength(position(frame, self.layout.frames), position(scale, self.layout.pyramid.scales))
 
     def _is_guided(self) -> bool:
         """Without any guidance the unconditioned half is not computed at all."""

@@ -41,6 +41,11 @@ class KVCache:
         """Count the tokens that every layer has stored in this step."""
         self.length += tokens
 
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Copy ``tokens`` tokens from the place ``source`` over those at the place ``target``."""
+        for held in (self.keys, self.values):
+            held[..., target : target + tokens, :] = held[..., source : source + tokens, :]
+
     def truncate(self, tokens: int) -> None:
         """Keep the first ``tokens`` tokens only."""
         self.length = tokens

@@ -1,36 +1,109 @@
-"""A sampling run inside the transformer: what was computed once, and what has been decoded so far."""
+"""A sampling run inside the transformer: frame after frame, for as long as the caller likes, in a cache of fixed size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from modules.transformer.block import Modulation
 from modules.transformer.cache import KVCache
-from modules.transformer.plan import Plan
+from modules.transformer.rope import Rope, rotate
 from modules.transformer.sequence import TokenSequence
 
 
-@dataclass
 class Decoding:
-    """The sequence being decoded, the condition's modulation, the cache, and the block ``(n,)`` of every token in the cache."""
+    """What was computed once, what has been decoded so far, and what of it is still seen.
 
-    sequence: TokenSequence
-    plan: Plan
+    The cache holds the condition, the past frames that may be seen, and the frame that is being decoded, in this order; a frame that
+    slides out of sight leaves its place to the latest one, which keeps the cache free of masks. Order within the cache does not matter,
+    as keys carry their positions.
+
+    Rotary scores depend on differences of positions only. So when a run grows longer than the videos of training, not the many frames
+    move back to the positions of training but the condition moves along with them, and with it the first frame if that is kept as a sink
+    (our decision; the paper encodes a window again instead).
+
+    Args:
+        sequence: The longest video of training; the run may go on beyond it.
+        rope: Positions of tokens.
+        past: How many past frames a frame sees.
+        sink: Whether the first frame is one of them for ever.
+        cache: Empty, with room for the condition, the past and one frame.
+
+    Raises:
+        ValueError: If the sink would leave no room for the frame before.
+    """
+
     modulation: Modulation | None
-    cache: KVCache
-    held: Tensor
 
-    def join(self, span: slice) -> Tensor:
-        """Count the tokens of a block among those held; returns which of them it may attend to, ``(1, held)`` bool."""
-        block = self.plan.block[span]
-        self.held = torch.cat([self.held, block])
-        return self.plan.visible[block[:1], self.held]
+    def __init__(self, sequence: TokenSequence, rope: Rope, past: int, sink: bool, cache: KVCache) -> None:
+        if sink and past < 2:
+            raise ValueError(f"a first frame that stays needs at least 2 visible past frames, got {past}")
+        self.sequence, self.rope, self.past, self.sink, self.cache = sequence, rope, past, sink, cache
+        self.frame = self._held = 0
+        two_frames = replace(sequence, layout=replace(sequence.layout, frames=2))
+        self._prompt, one_frame, _ = rope.positions(two_frames.places(), sequence.prompt_length).split(
+            [sequence.prompt_length, sequence.frame_tokens, sequence.layout.pyramid.tokens]
+        )
+        self._one_frame = one_frame
+        self._period = torch.tensor(rope.period(sequence.frame_tokens))
+        self._anchored = cache.keys[..., :0, :]
+        self._cosines, self._sines = self._factors(one_frame)
 
-    def drop_frame(self, frame: int) -> None:
-        """Go back to what was held before the scales of a frame, which later frames will see by its history block only."""
-        length = self.sequence.prompt_length + frame * self.sequence.history_tokens
-        self.cache.truncate(length)
-        self.held = self.held[:length]
+    def prompt_factors(self) -> tuple[Tensor, Tensor]:
+        """Rotary factors of the condition's tokens, ``(P, head_dim / 2)``."""
+        return self._factors(self._prompt)
+
+    def block_factors(self, scale: int) -> tuple[Tensor, Tensor]:
+        """Rotary factors ``(n, head_dim / 2)`` of a scale of the current frame, or of its history block."""
+        span = self.sequence.span(0, scale)
+        tokens = slice(span.start - self.sequence.prompt_length, span.stop - self.sequence.prompt_length)
+        return self._cosines[tokens], self._sines[tokens]
+
+    def take_prompt(self, prompt: KVCache, modulation: Modulation | None) -> None:
+        """Put the keys and values of a condition where the run has its condition, for all frames from now on."""
+        length = self.sequence.prompt_length
+        self.cache.values[..., :length, :] = prompt.values
+        self.cache.keys[..., :length, :] = prompt.keys
+        self.cache.length = max(self.cache.length, length)
+        self._anchored = torch.cat([prompt.keys, self._anchored[..., length:, :]], dim=-2)
+        self.modulation = modulation
+        self._move_along()
+
+    def drop_scales(self) -> None:
+        """Forget the scales of the current frame, which later frames will see by its history block only."""
+        self.cache.truncate(self._end_of_past())
+
+    def next_frame(self) -> None:
+        """The current frame is done and becomes the latest of the past ones."""
+        if self.frame == 0 and self.sink:
+            self._anchored = self.cache.keys[..., : self._end_of_past() + self.sequence.past_tokens, :].clone()
+        self._held += 1
+        if self._held > self.past:
+            self._forget_oldest()
+        self.frame += 1
+        self._cosines, self._sines = self._factors(self._one_frame + self.frame * self._period)
+        self._move_along()
+
+    def _forget_oldest(self) -> None:
+        """Put the latest frame in the place of the oldest one."""
+        self._held = self.past
+        latest, slots = self._end_of_past(), self.past - self.sink
+        if slots:
+            slot = self.sink + (self.frame - self.past) % slots
+            self.cache.move(latest, self.sequence.prompt_length + slot * self.sequence.past_tokens, self.sequence.past_tokens)
+        self.cache.truncate(latest)
+
+    def _move_along(self) -> None:
+        """Turn the keys of what stays to where it stood, seen from the last frame of training."""
+        beyond = self.frame - (self.sequence.layout.frames - 1)
+        if beyond > 0:
+            self.cache.keys[..., : self._anchored.shape[-2], :] = rotate(self._anchored, *self._factors(beyond * self._period[None]))
+
+    def _end_of_past(self) -> int:
+        return self.sequence.prompt_length + self._held * self.sequence.past_tokens
+
+    def _factors(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        cosines, sines = self.rope(positions)
+        return cosines.to(self.cache.keys.device), sines.to(self.cache.keys.device)

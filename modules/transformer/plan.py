@@ -46,15 +46,15 @@ def make_plan(sequence: TokenSequence, window: int | None, rope: Rope, device: t
     """The plan of a sequence, for frames that see ``window`` past frames (all if None); made once."""
     with torch.inference_mode(False):
         places = sequence.places()
-        cosines, sines = rope(rope.positions(places, sequence.prompt_length).to(device))
+        cosines, sines = rope(rope.positions(places, sequence.prompt_length))
         return Plan(
             places=places.to(device),
             predicted=sequence.predicted().to(device),
             block=block_of_tokens(sequence).to(device),
             frame=frame_of_blocks(sequence).to(device),
             visible=visible_blocks(sequence, window).to(device),
-            cosines=cosines,
-            sines=sines,
+            cosines=cosines.to(device),
+            sines=sines.to(device),
         )
 
 

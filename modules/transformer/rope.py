@@ -23,14 +23,19 @@ class Rope(ABC):
     def positions(self, places: Tensor, prompt_length: int) -> Tensor:
         """Where all tokens of a sequence sit: their places ``(N, 4)``, ``prompt_length`` condition tokens first, to ``(N, axes)``."""
 
-    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions ``(N, axes)`` to cosines and sines ``(N, head_dim / 2)``, float32."""
-        angles = [positions[:, axis, None] * self._frequencies(pairs, positions.device) for axis, pairs in enumerate(self.sections)]
-        angle = torch.cat(angles, dim=-1)
-        return angle.cos(), angle.sin()
+    @abstractmethod
+    def period(self, frame_tokens: int) -> tuple[int, ...]:
+        """By how much the position of a token differs, on every axis, from that of the same token one frame of so many tokens earlier."""
 
-    def _frequencies(self, pairs: int, device: torch.device) -> Tensor:
-        return self.base ** -(torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
+    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions ``(N, axes)`` on the CPU to cosines and sines ``(N, head_dim / 2)``, float32."""
+        # Angles in float64: a stream has no last frame, and float32 would blur them after some 100,000.
+        angles = [positions[:, axis, None] * self._frequencies(pairs) for axis, pairs in enumerate(self.sections)]
+        angle = torch.cat(angles, dim=-1)
+        return angle.cos().float(), angle.sin().float()
+
+    def _frequencies(self, pairs: int) -> Tensor:
+        return self.base ** -(torch.arange(pairs, dtype=torch.float64) / pairs)
 
 
 class MultiScaleTemporalRope(Rope):
@@ -58,6 +63,9 @@ class MultiScaleTemporalRope(Rope):
     def positions(self, places: Tensor, prompt_length: int) -> Tensor:
         return torch.cat([prompt_positions(prompt_length, places.device), token_positions(places[prompt_length:], prompt_length)])
 
+    def period(self, frame_tokens: int) -> tuple[int, ...]:
+        return (1, 0, 0)
+
 
 class PlainRope(Rope):
     """The baseline without time, rows and columns: a token sits at its index in the sequence, as in a LLaMA (our decision).
@@ -77,6 +85,9 @@ class PlainRope(Rope):
 
     def positions(self, places: Tensor, prompt_length: int) -> Tensor:
         return torch.arange(len(places), device=places.device)[:, None]
+
+    def period(self, frame_tokens: int) -> tuple[int, ...]:
+        return (frame_tokens,)
 
 
 def token_positions(places: Tensor, prompt_length: int) -> Tensor:

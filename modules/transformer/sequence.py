@@ -43,16 +43,23 @@ class TokenSequence:
         return self.layout.pyramid.areas[-1] if self.history == "last_scale" else 0
 
     @property
+    def frame_tokens(self) -> int:
+        """Tokens of a frame in a full pass, its history block included."""
+        return self.layout.pyramid.tokens + self.history_tokens
+
+    @property
+    def past_tokens(self) -> int:
+        """Tokens by which later frames see a past one."""
+        return self.history_tokens or self.layout.pyramid.tokens
+
+    @property
     def tokens(self) -> int:
         """Tokens of a full pass, ``N``."""
         return self.prompt_length + self.layout.tokens + (self.layout.frames - 1) * self.history_tokens
 
-    @property
-    def most_cached(self) -> int:
-        """Tokens in a sampler's cache when it is fullest, after the last frame."""
-        if not self.history_tokens:
-            return self.tokens
-        return self.prompt_length + (self.layout.frames - 1) * self.history_tokens + self.layout.pyramid.tokens
+    def most_cached(self, past: int) -> int:
+        """Tokens in a sampler's cache when it is fullest, for a frame that sees ``past`` past ones."""
+        return self.prompt_length + past * self.past_tokens + self.layout.pyramid.tokens
 
     def blocks(self) -> dict[tuple[int, int], int]:
         """Frame and scale of every block in order, with its number of tokens."""
@@ -66,7 +73,7 @@ class TokenSequence:
     def span(self, frame: int, scale: int) -> slice:
         """Where the tokens of a frame's scale, or of its history block, stand."""
         areas = (*self.layout.pyramid.areas, self.history_tokens)
-        start = self.prompt_length + frame * (self.layout.pyramid.tokens + self.history_tokens) + sum(areas[:scale])
+        start = self.prompt_length + frame * self.frame_tokens + sum(areas[:scale])
         return slice(start, start + areas[scale])
 
     def places(self) -> Tensor:

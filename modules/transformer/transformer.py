@@ -116,60 +116,74 @@ class VideoARTransformer(nn.Module):
         prompt = self.condition(ids)
         modulation = self._modulation(prompt.pooled)
         contexts = self._with_history(inputs, complete, sequence)
-        hidden = torch.cat([prompt.tokens, self._embed(contexts, plan.places[sequence.prompt_length :], layout)], dim=1)
+        frame, scale, _, _ = plan.places[sequence.prompt_length :].unbind(dim=1)
+        opening = ((frame == 0) & (scale == 0))[:, None]
+        video = torch.where(opening, self.start, self.project(contexts)) + F.embedding(scale, self._scales(layout))
+        hidden = torch.cat([prompt.tokens, video], dim=1)
         hidden = self._blocks(hidden, Surroundings(plan.cosines, plan.sines, attend, modulation and modulation.blocks))
         return self._logits(hidden.index_select(1, plan.predicted), modulation)
 
-    def begin(self, prompt: Prompt, layout: Layout) -> Decoding:
-        """Start decoding a video of this layout: puts the condition into a fresh cache."""
-        clips, length, width = prompt.tokens.shape
-        sequence = TokenSequence(layout, length, self.history)
-        plan = make_plan(sequence, self.window, self.rope, prompt.tokens.device)
-        cache = KVCache(len(self.blocks), sequence.most_cached, (clips, self.heads, width // self.heads), prompt.tokens)
-        decoding = Decoding(sequence, plan, self._modulation(prompt.pooled), cache, held=plan.block[:0])
-        self._decode(prompt.tokens, slice(0, length), decoding)
+    def begin(self, prompt: Prompt, layout: Layout, sink: bool = False) -> Decoding:
+        """Start decoding a video with this condition.
+
+        Args:
+            prompt: The condition.
+            layout: The longest video of training, or a shorter one. The run may go on after its last frame: a frame then sees as many
+                past ones as the last frame of the layout does.
+            sink: Whether the first frame stays visible for ever.
+        """
+        past = min(layout.frames - 1, self.window or layout.frames - 1)
+        sequence = TokenSequence(layout, prompt.tokens.shape[1], self.history)
+        decoding = Decoding(sequence, self.rope, past, sink, self._cache(sequence.most_cached(past), prompt))
+        self.tell(prompt, decoding)
         return decoding
 
-    def step(self, inputs: Tensor, frame: int, scale: int, decoding: Decoding) -> Tensor:
-        """Logits of one block (all tokens of one scale of one frame), which then joins the cache.
+    def tell(self, prompt: Prompt, decoding: Decoding) -> None:
+        """Give a run its condition, at its start or for all frames from the current one on."""
+        cache, modulation = self._cache(prompt.tokens.shape[1], prompt), self._modulation(prompt.pooled)
+        self._decode(prompt.tokens, decoding.prompt_factors(), cache, modulation)
+        decoding.take_prompt(cache, modulation)
+
+    def step(self, inputs: Tensor, scale: int, decoding: Decoding) -> Tensor:
+        """Logits of one block (all tokens of one scale of the current frame), which then joins the cache.
 
         Args:
             inputs: ``(B, n, d)`` contexts.
-            frame: The block's frame.
             scale: The block's scale.
             decoding: The run; changed.
 
         Returns:
             ``(B, n, d)`` logits, float32.
         """
-        span = decoding.sequence.span(frame, scale)
-        hidden = self._embed(inputs, decoding.plan.places[span], decoding.sequence.layout)
-        return self._logits(self._decode(hidden, span, decoding), decoding.modulation)
+        opening = decoding.frame == 0 and scale == 0
+        context = self.start.expand(*inputs.shape[:2], -1) if opening else self.project(inputs)
+        hidden = context + self._scales(decoding.sequence.layout)[scale]
+        factors, modulation = decoding.block_factors(scale), decoding.modulation
+        return self._logits(self._decode(hidden, factors, decoding.cache, modulation), modulation)
 
-    def remember(self, complete: Tensor, frame: int, decoding: Decoding) -> None:
-        """Tell a finished frame to the later ones: its history block takes the place of its scales, which otherwise stay.
+    def remember(self, complete: Tensor, decoding: Decoding) -> None:
+        """Finish the current frame and go on to the next; with a history block, it takes the place of the frame's scales.
 
         Args:
             complete: ``(B, h * w, d)`` the frame's complete feature.
-            frame: The frame, not the last one.
             decoding: The run; changed.
         """
-        if self.history == "all_scales":
-            return
-        decoding.drop_frame(frame)
-        span = decoding.sequence.span(frame, decoding.sequence.history_scale)
-        self._decode(self._embed(complete, decoding.plan.places[span], decoding.sequence.layout), span, decoding)
+        if self.history == "last_scale":
+            decoding.drop_scales()
+            block = decoding.sequence.history_scale
+            hidden = self.project(complete) + self._scales(decoding.sequence.layout)[block]
+            self._decode(hidden, decoding.block_factors(block), decoding.cache, decoding.modulation)
+        decoding.next_frame()
 
-    def _decode(self, hidden: Tensor, span: slice, decoding: Decoding) -> Tensor:
-        """Run one block's tokens against the cache, which they join."""
-        # Without a window all that is held may be seen, and no mask is faster.
-        visible = decoding.join(span)
-        attend = Dense(None if self.window is None else visible.expand(hidden.shape[1], -1))
-        plan, modulation = decoding.plan, decoding.modulation
-        around = Surroundings(plan.cosines[span], plan.sines[span], attend, modulation and modulation.blocks, decoding.cache)
-        hidden = self._blocks(hidden, around)
-        decoding.cache.advance(hidden.shape[1])
+    def _decode(self, hidden: Tensor, factors: tuple[Tensor, Tensor], cache: KVCache, modulation: Modulation | None) -> Tensor:
+        """Run tokens against a cache, all of which they see and then join."""
+        hidden = self._blocks(hidden, Surroundings(*factors, Dense(None), modulation and modulation.blocks, cache))
+        cache.advance(hidden.shape[1])
         return hidden
+
+    def _cache(self, capacity: int, prompt: Prompt) -> KVCache:
+        clips, _, width = prompt.tokens.shape
+        return KVCache(len(self.blocks), capacity, (clips, self.heads, width // self.heads), prompt.tokens)
 
     def _attend(self, sequence: TokenSequence, plan: Plan, kept_frames: Tensor | None) -> Attend:
         """Attention of a full pass."""
@@ -188,13 +202,10 @@ class VideoARTransformer(nn.Module):
             raise ValueError(f"history {self.history} needs the complete features of {sequence.layout.frames} frames, got none")
         return sequence.interleave(inputs, rearrange(complete[:, :-1], "b t d h w -> b t (h w) d"))
 
-    def _embed(self, contexts: Tensor, places: Tensor, layout: Layout) -> Tensor:
-        """Contexts and their scale; the first scale of the first frame has no context and takes the start embedding."""
-        opening = ((places[:, 0] == 0) & (places[:, 1] == 0))[:, None]
-        scales = self.scale_embedding.weight
-        if self.history_embedding is not None:
-            scales = torch.cat([scales[: layout.pyramid.scales], self.history_embedding[None]])
-        return torch.where(opening, self.start, self.project(contexts)) + F.embedding(places[:, 1], scales)
+    def _scales(self, layout: Layout) -> Tensor:
+        """Embeddings of all scales, and of the history block behind them: ``(K, C)`` or ``(K + 1, C)``."""
+        scales = self.scale_embedding.weight[: layout.pyramid.scales]
+        return scales if self.history_embedding is None else torch.cat([scales, self.history_embedding[None]])
 
     def _modulation(self, pooled: Tensor) -> Modulation | None:
         if self.adaptive is None or self.head_adaptive is None:

@@ -12,7 +12,19 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from modules.autoregression import BitCorruption, Extension, Generation, LatentMemory, Lesson, Rollout, Sampler, Shows, bit_loss, teach
+from modules.autoregression import (
+    BitCorruption,
+    Extension,
+    Generation,
+    LatentMemory,
+    Lesson,
+    ReEncoding,
+    Rollout,
+    Sampler,
+    Shows,
+    bit_loss,
+    teach,
+)
 from modules.batch import Requests, VideoBatch
 from modules.geometry import Clip
 from modules.metrics import BitScores, FrameQuality
@@ -36,7 +48,7 @@ class LitVideoAR(LightningModule):
         frame_mask: Hides past frames at random in training; none if not given.
         rollout: Shows the model its own samples in some of the training steps; in none if not given.
         sampler: How bits are drawn when generating.
-        extension: How videos grow beyond the trained length.
+        extension: How videos grow beyond the trained length; by encoding the last 9 of 17 frames again if not given.
         memory: Keeps latents of data that never change.
         optimizer: Called with the parameter groups.
         warmup_steps: Steps until the peak learning rate; after it a cosine runs to zero at ``trainer.max_steps``.
@@ -51,7 +63,7 @@ class LitVideoAR(LightningModule):
         frame_mask: RandomFrameMask | None = None,
         rollout: Rollout | None = None,
         sampler: Sampler | None = None,
-        extension: Extension = Extension(),  # noqa: B008
+        extension: Extension | None = None,
         memory: LatentMemory | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 0,
@@ -64,7 +76,7 @@ class LitVideoAR(LightningModule):
         self.condition_dropout = condition_dropout
         self.corruption, self.frame_mask, self.rollout = corruption or BitCorruption(), frame_mask, rollout
         self.memory = memory or LatentMemory()
-        self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), extension)
+        self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), extension or ReEncoding())
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.weights_source: str | None = None
 
@@ -159,7 +171,7 @@ class LitVideoAR(LightningModule):
             "guidance": asdict(sampler.guidance),
             "temperature": sampler.temperature,
             "top_p": sampler.top_p,
-            "extension": asdict(self.generate.extension),
+            "extension": self.generate.extension.settings(),
         }
 
     def configure_optimizers(self) -> dict[str, Any]:

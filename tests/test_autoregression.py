@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_transformer, shaken
 
-from modules.autoregression import BitCorruption, Extension, Generation, Guidance, Sampler, bit_loss, teach
+from modules.autoregression import BitCorruption, Generation, Guidance, ReEncoding, Sampler, bit_loss, teach
 from modules.autoregression.teacher import opening_contexts
 from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
@@ -183,7 +183,7 @@ def test_draw_follows_temperature_and_top_p() -> None:
 def test_videos_grow_window_by_window_and_keep_what_was_given(
     transformer: VideoARTransformer, tokenizer: VideoTokenizer, frames: int
 ) -> None:
-    generate = Generation(tokenizer, transformer, Sampler(), Extension(window=9, overlap=5))
+    generate = Generation(tokenizer, transformer, Sampler(), ReEncoding(window=9, overlap=5))
     ids = transformer.condition.of_batch(torch.tensor([0, 1]), [])
     assert generate(ids, Clip(frames, 16, 16), [0, 1]).shape == (2, 3, frames, 16, 16)
     prefix = torch.rand(2, 3, 1, 16, 16) * 2 - 1
@@ -192,14 +192,14 @@ def test_videos_grow_window_by_window_and_keep_what_was_given(
 
 
 def test_impossible_requests_are_refused(transformer: VideoARTransformer, tokenizer: VideoTokenizer) -> None:
-    generate = Generation(tokenizer, transformer, Sampler(), Extension(window=9, overlap=5))
+    generate = Generation(tokenizer, transformer, Sampler(), ReEncoding(window=9, overlap=5))
     ids = transformer.condition.of_batch(torch.tensor([0]), [])
     with pytest.raises(ValueError, match="got 8"):
         generate(ids, Clip(8, 16, 16), [0])
     with pytest.raises(ValueError, match="leaves nothing of 9 frames"):
         generate(ids, Clip(9, 16, 16), [0], torch.zeros(1, 3, 9, 16, 16))
     with pytest.raises(ValueError, match="overlap must be at least 1"):
-        Extension(window=9, overlap=9)
+        ReEncoding(window=9, overlap=9)
 
 
 @pytest.mark.parametrize("history", ["all_scales", "last_scale"])

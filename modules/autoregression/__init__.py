@@ -1,12 +1,13 @@
 """Where tokens meet the transformer: teaching and sampling, side by side."""
 
 from modules.autoregression.corruption import BitCorruption, Corrupts, Shows
-from modules.autoregression.generation import Extension, Generation
+from modules.autoregression.extension import Extension, ReEncoding, TokenKeeping
+from modules.autoregression.generation import Generation
 from modules.autoregression.guidance import Guidance
 from modules.autoregression.memory import LatentMemory
 from modules.autoregression.objective import bit_loss
 from modules.autoregression.rollout import Rollout
-from modules.autoregression.sampler import LatentFrame, Sampler
+from modules.autoregression.sampler import LatentFrame, Sampler, SamplingRun
 from modules.autoregression.teacher import Lesson, teach
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "LatentFrame",
     "LatentMemory",
     "Lesson",
+    "ReEncoding",
     "Rollout",
     "Sampler",
+    "SamplingRun",
     "Shows",
+    "TokenKeeping",
     "bit_loss",
     "teach",
 ]

@@ -1,37 +1,23 @@
-"""From a condition to a video of any length: sampling, decoding, and extension by re-encoding (paper, inference)."""
+"""From a condition to a video of any length, whole or while it is being made (paper, inference)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
 
-from modules.autoregression.sampler import Sampler
+from modules.autoregression.extension import Extension
+from modules.autoregression.sampler import Sampler, SamplingRun
 from modules.geometry import Clip
 from modules.tokenizer import VideoTokenizer, fast_convolutions
+from modules.tokenizer.streaming import DecoderState
 from modules.transformer import VideoARTransformer
 
-
-@dataclass(frozen=True)
-class Extension:
-    """How videos grow beyond the trained length: the last frames of a window are encoded again as the history of the next one.
-
-    Args:
-        window: Video frames of one window, the longest clip the model was trained on.
-        overlap: Video frames carried over from one window to the next.
-
-    Raises:
-        ValueError: If nothing new would fit into a window.
-    """
-
-    window: int = 17
-    overlap: int = 9
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.overlap < self.window:
-            raise ValueError(f"the overlap must be at least 1 and less than the window, got {self.overlap} of {self.window} frames")
+# From which video frame on another condition holds, and its ids (B, P).
+Change = tuple[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +31,7 @@ class Generation:
         extension: How videos grow beyond the trained length.
 
     Raises:
-        ValueError: If the extension's windows or overlaps are no lengths that the tokenizer can make.
+        ValueError: If the extension's window or overlap is no length that the tokenizer can make.
     """
 
     tokenizer: VideoTokenizer
@@ -55,10 +41,13 @@ class Generation:
 
     def __post_init__(self) -> None:
         for name in ("window", "overlap"):
-            self.tokenizer.latent_frames(getattr(self.extension, name), f"extension.{name}")
+            if hasattr(self.extension, name):
+                self.tokenizer.latent_frames(getattr(self.extension, name), f"extension.{name}")
 
     @torch.no_grad()
-    def __call__(self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None = None, changes: Sequence[Change] = ()
+    ) -> Tensor:
         """Make one video per row of ``ids``.
 
         Args:
@@ -66,6 +55,7 @@ class Generation:
             clip: Frames (those of the prefix included), height and width of the result.
             seeds: A seed per clip.
             prefix: ``(B, 3, F, H, W)`` in [-1, 1], given frames to continue; they are part of the result as they are.
+            changes: Conditions that replace the first one later on.
 
         Returns:
             ``(B, 3, frames, height, width)``, about [-1, 1], not clamped.
@@ -74,29 +64,84 @@ class Generation:
             ValueError: For a length or size the tokenizer cannot make, or a prefix that leaves nothing to generate.
         """
         self.tokenizer.layout(clip)
+        given = 0 if prefix is None else prefix.shape[2]
+        if given >= clip.frames:
+            raise ValueError(f"a prefix of {given} frames leaves nothing of {clip.frames} frames to generate")
+        # Decoded a window at a time: whole windows take less time than their latent frames one by one.
+        roll = self._roll(ids, clip, seeds, prefix, changes, together=self.tokenizer.latent_frames(self.extension.window))
+        pieces = list(self.extension.frames(roll, prefix, clip.frames - given))
+        return torch.cat(pieces if prefix is None else [prefix, *pieces], dim=2)
+
+    @torch.no_grad()
+    def stream(
+        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None = None, changes: Sequence[Change] = ()
+    ) -> Iterator[Tensor]:
+        """The frames of a video without an end, each piece as soon as its latent frame is decoded.
+
+        Memory does not grow, and leaving the loop ends it. Arguments as for making a whole video, whose number of frames is not used;
+        the given frames are not repeated.
+
+        Yields:
+            ``(B, 3, n, height, width)``: one frame at the very start, then as many as share a latent frame.
+        """
+        self.tokenizer.layout(Clip(1, clip.height, clip.width))
+        yield from self.extension.frames(self._roll(ids, clip, seeds, prefix, changes, together=1), prefix, None)
+
+    def _roll(
+        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None, changes: Sequence[Change], together: int
+    ) -> _Roll:
+        if prefix is not None:
+            self.tokenizer.latent_frames(prefix.shape[2], "a prefix")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        if prefix is None:
-            video = self._window(ids, clip, None, generators, min(clip.frames, self.extension.window))
-        else:
-            video = self._checked(prefix, clip)
-        while video.shape[2] < clip.frames:
-            history = video[:, :, -self.extension.overlap :]
-            frames = min(self.extension.window, history.shape[2] + clip.frames - video.shape[2])
-            window = self._window(ids, clip, history, generators, frames)
-            video = torch.cat([video, window[:, :, history.shape[2] :]], dim=2)
-        return video
+        upcoming = 0 if prefix is None else prefix.shape[2]
+        return _Roll(self, sorted([(0, ids), *changes], key=lambda change: change[0]), clip, generators, together, upcoming)
 
-    def _checked(self, prefix: Tensor, clip: Clip) -> Tensor:
-        self.tokenizer.latent_frames(prefix.shape[2], "a prefix")
-        if prefix.shape[2] >= clip.frames:
-            raise ValueError(f"a prefix of {prefix.shape[2]} frames leaves nothing of {clip.frames} frames to generate")
-        return prefix
 
-    def _window(self, ids: Tensor, clip: Clip, history: Tensor | None, generators: Sequence[torch.Generator], frames: int) -> Tensor:
-        """One window of ``frames`` video frames that starts with the given history."""
-        layout = self.tokenizer.layout(Clip(frames, clip.height, clip.width))
-        prefix = None if history is None else self.tokenizer.encode_for_tokens(history)
-        latent = torch.stack([frame.complete for frame in self.sampler.frames(self.transformer, ids, layout, generators, prefix)], dim=2)
+@dataclass
+class _Roll:
+    """A video in the making, of which ``upcoming`` is the next video frame."""
+
+    make: Generation
+    conditions: list[Change]
+    clip: Clip
+    generators: list[torch.Generator]
+    together: int
+    upcoming: int
+
+    def __call__(self, given: Tensor | None, most: int | None) -> Iterator[Tensor]:
+        """See :data:`modules.autoregression.extension.Roll`."""
+        tokenizer, told = self.make.tokenizer, self._ids()
+        before = 0 if given is None else given.shape[2]
+        end = None if most is None else before + most
+        run, state = self._begin(told, end), None
+        if given is not None:
+            latent = tokenizer.encode_for_tokens(given)
+            _, state = self._decode([run.next_frame(frame).complete for frame in latent.unbind(dim=2)], None)
+        latents: list[Tensor] = []
+        for number in count(tokenizer.latent_frames(before) if before else 0):
+            if self._ids() is not told:
+                told = self._ids()
+                run.tell(told)
+            latents.append(run.next_frame().complete)
+            self.upcoming += tokenizer.shape.temporal_factor if number else 1
+            last = end is not None and number + 1 == tokenizer.latent_frames(end)
+            if len(latents) == self.together or last:
+                video, state = self._decode(latents, state)
+                latents = []
+                yield video
+            if last:
+                return
+
+    def _begin(self, ids: Tensor, end: int | None) -> SamplingRun:
+        """A run of a window, or of fewer frames if no more are wanted, over which guidance then goes from its start to its end."""
+        frames = min(self.make.extension.window, end or self.make.extension.window)
+        layout = self.make.tokenizer.layout(Clip(frames, self.clip.height, self.clip.width))
+        return SamplingRun(self.make.sampler, self.make.transformer, ids, layout, self.generators, self.make.extension.sink)
+
+    def _decode(self, latents: list[Tensor], state: DecoderState | None) -> tuple[Tensor, DecoderState]:
         with fast_convolutions():
-            video = self.tokenizer.decode(latent)
-        return video if history is None else torch.cat([history, video[:, :, history.shape[2] :]], dim=2)
+            return self.make.tokenizer.decode_chunk(torch.stack(latents, dim=2), state)
+
+    def _ids(self) -> Tensor:
+        """Condition of the next frame."""
+        return next(ids for first, ids in reversed(self.conditions) if first <= self.upcoming)

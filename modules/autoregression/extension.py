@@ -1,0 +1,78 @@
+"""How videos grow beyond the trained length: by encoding their last frames again (the paper), or by keeping their tokens (our addition)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+# Called with given frames (B, 3, h, H, W), or None, and how many to make after them, None for no end; returns the new frames in pieces.
+Roll = Callable[[Tensor | None, int | None], Iterator[Tensor]]
+
+
+class Extension(ABC):
+    """Makes a video of any length out of windows that the model was trained on.
+
+    Args:
+        window: Video frames of one window, the longest clip the model was trained on.
+        sink: Whether the first latent frame stays visible for ever.
+    """
+
+    def __init__(self, window: int, sink: bool) -> None:
+        self.window, self.sink = window, sink
+
+    @abstractmethod
+    def frames(self, roll: Roll, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
+        """New frames behind the given ones, piece by piece: ``count`` of them, or without an end."""
+
+    def settings(self) -> dict[str, str | int | bool]:
+        """Plain values for manifests and reports."""
+        return {"kind": type(self).__name__, **vars(self)}
+
+
+class ReEncoding(Extension):
+    """The paper's: the last frames of a finished window are encoded again as the history of the next one.
+
+    Args:
+        window: Video frames of one window, the longest clip the model was trained on.
+        overlap: Video frames carried over from one window to the next.
+
+    Raises:
+        ValueError: If nothing new would fit into a window.
+    """
+
+    def __init__(self, window: int = 17, overlap: int = 9) -> None:
+        if not 1 <= overlap < window:
+            raise ValueError(f"the overlap must be at least 1 and less than the window, got {overlap} of {window} frames")
+        super().__init__(window, sink=False)
+        self.overlap = overlap
+
+    def frames(self, roll: Roll, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
+        if given is not None and given.shape[2] >= self.window:
+            given = given[:, :, -self.overlap :]
+        made = 0
+        while count is None or made < count:
+            room = self.window - (0 if given is None else given.shape[2])
+            pieces = [] if given is None else [given]
+            for piece in roll(given, room if count is None else min(room, count - made)):
+                pieces.append(piece)
+                made += piece.shape[2]
+                yield piece
+            given = torch.cat(pieces, dim=2)[:, :, -self.overlap :]
+
+
+class TokenKeeping(Extension):
+    """Our addition: the tokens of the last frames stay in the cache, nothing is encoded again, and positions stay those of training.
+
+    Args:
+        window: Video frames of the longest clip the model was trained on; a frame sees the ones before it within such a window.
+        sink: Whether the first latent frame stays visible for ever, in place of one of the others.
+    """
+
+    def __init__(self, window: int = 17, sink: bool = False) -> None:
+        super().__init__(window, sink)
+
+    def frames(self, roll: Roll, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
+        return roll(given, count)

@@ -1,6 +1,8 @@
-"""What is computed: tokenizer, transformer, autoregression, and the two Lightning modules that train them."""
+"""What is computed: tokenizer, transformer, autoregression, the two Lightning modules that train them, and ``load`` for trained ones."""
 
 from modules.lit_tokenizer import LitTokenizer
 from modules.lit_videoar import LitVideoAR
+from modules.loading import load
+from modules.videoar import VideoAR
 
-__all__ = ["LitTokenizer", "LitVideoAR"]
+__all__ = ["LitTokenizer", "LitVideoAR", "VideoAR", "load"]

@@ -1,0 +1,75 @@
+"""A finished run as a model for use from Python."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from modules.geometry import Clip
+from modules.lit_videoar import LitVideoAR
+from modules.mistakes import mistake
+from modules.videoar import VideoAR
+from modules.weights import load_weights
+
+CONFIG = "fit.yaml"
+
+
+def load(path: str | Path, device: str = "cpu") -> VideoAR:
+    """The autoregressive model of a run of ``train.py fit``, with its tokenizer, ready to make videos.
+
+    The run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. The weights are read
+    without running any code of theirs.
+
+    Args:
+        path: The run's folder, or a checkpoint in it.
+        device: Where the model goes.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint, or no ``fit.yaml`` in its folder or one above it.
+        ValueError: If the run is not one of the autoregressive model, or its weights do not fit its configuration.
+    """
+    checkpoint = find_checkpoint(Path(path))
+    config = read_config(checkpoint)
+    model = build(config["model"], checkpoint)
+    report = load_weights(model, checkpoint)
+    if report.initialised:
+        raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
+    nn.Module.to(model, device)
+    model.eval().requires_grad_(False)
+    return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
+
+
+def build(config: dict[str, Any], checkpoint: Path) -> LitVideoAR:
+    """The model as its run had it, with random weights."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LitVideoAR, "model", required=True)
+    try:
+        return parser.instantiate_classes(parser.parse_object({"model": config})).model
+    except ArgumentError as error:
+        raise ValueError(f"the {CONFIG} of {checkpoint}: {mistake(error)}") from error
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint of a run's folder, or the one that is given."""
+    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+    return checkpoint
+
+
+def read_config(checkpoint: Path) -> dict[str, Any]:
+    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above."""
+    folders = (checkpoint.parent, checkpoint.parent.parent)
+    path = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{checkpoint} needs the {CONFIG} of its run beside it or in the folder above, and there is none")
+    config = yaml.safe_load(path.read_text())
+    kind = config.get("model", {}).get("class_path", "none")
+    if not kind.endswith("LitVideoAR"):
+        raise ValueError(f"{path} trains {kind}; videos are made by modules.LitVideoAR")
+    return config

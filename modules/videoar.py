@@ -1,0 +1,101 @@
+"""A trained model for use from Python: videos whole, or while they are being made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from modules.autoregression import Generation
+from modules.autoregression.generation import Change
+from modules.geometry import Clip
+from modules.pixels import to_uint8, to_unit
+
+# A condition for every clip, from a second on: (second, conditions).
+Later = tuple[float, Sequence[str]]
+
+
+class VideoAR:
+    """Makes videos; :func:`modules.load` gives one.
+
+    Args:
+        generation: What makes them. Its ``sampler`` and ``extension`` may be replaced (``dataclasses.replace``).
+        clip: Length, size and rate of the videos, unless asked for otherwise.
+    """
+
+    def __init__(self, generation: Generation, clip: Clip) -> None:
+        self.generation, self.clip = generation, clip
+
+    def generate(
+        self,
+        condition: str | Sequence[str],
+        frames: int | None = None,
+        seed: int = 0,
+        prefix: Tensor | None = None,
+        then: Sequence[Later] = (),
+    ) -> Tensor:
+        """Make one video per condition.
+
+        Args:
+            condition: A class name or a text, or several.
+            frames: Length of the result, ``1 + 4 n``; that of the training clips if not given.
+            seed: Video ``n`` gets ``seed + n``, and is the same whatever else is made with it.
+            prefix: ``(3, F, H, W)`` or ``(B, 3, F, H, W)`` uint8, frames to continue; :func:`datamodules.reader.read_clip` reads such.
+            then: Conditions that replace the first ones later on, each with its second.
+
+        Returns:
+            ``(B, 3, T, H, W)`` uint8, the prefix first.
+
+        Raises:
+            ValueError: For an unknown class, or a length or size that the model cannot make.
+        """
+        ids, changes, given = self._asked(condition, then, prefix)
+        clip = replace(self._size(given), frames=frames or self.clip.frames)
+        return to_uint8(self.generation(ids, clip, self._seeds(seed, ids), given, changes))
+
+    def stream(
+        self, condition: str | Sequence[str], seed: int = 0, prefix: Tensor | None = None, then: Sequence[Later] = ()
+    ) -> Iterator[Tensor]:
+        """The same videos without an end, handed out while they are being made, in memory that does not grow.
+
+        Yields:
+            ``(B, 3, n, H, W)`` uint8, the next frames behind the prefix: as many as share a latent frame, one at the very start.
+        """
+        ids, changes, given = self._asked(condition, then, prefix)
+        for piece in self.generation.stream(ids, self._size(given), self._seeds(seed, ids), given, changes):
+            yield to_uint8(piece)
+
+    def _asked(
+        self, condition: str | Sequence[str], then: Sequence[Later], prefix: Tensor | None
+    ) -> tuple[Tensor, list[Change], Tensor | None]:
+        ids = self._ids([condition] if isinstance(condition, str) else condition)
+        changes = [(round(second * self.clip.fps), self._ids(texts).expand(len(ids), -1)) for second, texts in then]
+        return ids, changes, None if prefix is None else self._given(prefix, len(ids))
+
+    def _ids(self, texts: Sequence[str]) -> Tensor:
+        condition = self.generation.transformer.condition
+        return condition.of_texts(texts).to(next(condition.parameters()).device)
+
+    def _given(self, prefix: Tensor, clips: int) -> Tensor:
+        """A prefix in [-1, 1], the same for every clip if there is only one."""
+        if (
+            prefix.dtype != torch.uint8
+            or prefix.ndim not in (4, 5)
+            or prefix.shape[-4] != 3
+            or (prefix.ndim == 5 and len(prefix) not in (1, clips))
+        ):
+            found = f"{str(prefix.dtype).removeprefix('torch.')} {tuple(prefix.shape)}"
+            raise ValueError(f"a prefix must be uint8 (3, F, H, W), or ({clips}, 3, F, H, W), got {found}")
+        whole = prefix if prefix.ndim == 5 else prefix[None]
+        device = next(self.generation.transformer.parameters()).device
+        return to_unit(whole.to(device)).expand(clips, -1, -1, -1, -1)
+
+    def _size(self, given: Tensor | None) -> Clip:
+        """That of the prefix, if there is one."""
+        return self.clip if given is None else replace(self.clip, height=given.shape[3], width=given.shape[4])
+
+    @staticmethod
+    def _seeds(seed: int, ids: Tensor) -> list[int]:
+        return [seed + number for number in range(len(ids))]

@@ -49,7 +49,7 @@ def build(config: dict[str, Any], checkpoint: Path) -> LitVideoAR:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LitVideoAR, "model", required=True)
     try:
-        return parser.instantiate_classes(parser.parse_object({"model": config})).model
+        return parser.instantiate_classes(parser.parse_object({"model": config}))["model"]
     except ArgumentError as error:
         raise ValueError(f"the {CONFIG} of {checkpoint}: {mistake(error)}") from error
 

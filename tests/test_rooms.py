@@ -32,6 +32,8 @@ DOORS: dict[str, set[str]] = {
     "modules.finite_steps": set(),
     "modules.lit_tokenizer": {"modules"},
     "modules.lit_videoar": {"modules"},
+    "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
+    "modules.loading": {"modules"},
     "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels", "modules.features"},
     "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.autoregression.corruption"},
     "train": {"callbacks", "datamodules", "modules"},

@@ -5,9 +5,9 @@
 Trains a small transformer on clips of 5 frames without any of the mechanisms, for every seed and architecture, and goes on from it with
 clips of 17 frames for every row and two lengths of training, all with equal compute: a row whose step costs more takes fewer steps.
 Compute is counted in tokens that pass through the model, once forward and twice backward. Every model then makes clips of 65 frames,
-almost four times the longest it was trained on, by re-encoding the last frames of a window, and a template matcher reads the digit and its
-motion in every frame. Finished runs are kept: the command may be interrupted and repeated, and ``--table`` shows what there is. Writes
-``ablation.csv``, ``ablation.md`` and ``ablation.png`` to ``--out``; the plot needs matplotlib.
+almost four times the longest it was trained on, by encoding the last frames of a window again and by keeping tokens, and a template
+matcher reads the digit and its motion in every frame. Finished runs are kept: the command may be interrupted and repeated, and ``--table`` shows what there is. Writes
+``ablation.csv``, ``ablation.md`` and a plot for every way of growing to ``--out``; plots need matplotlib.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ ROWS = [
     Row("all + rollout training", [*PAPER, *ROLLOUT], cost=rollout_cost()),
 ]
 ON_TOP = 7  # the first of the rows that add something to the paper's model
+WAYS = {"encoded_again": [], "tokens_kept": ["--model.extension", "TokenKeeping"]}
 
 
 def main() -> None:
@@ -102,7 +103,7 @@ def main() -> None:
                 start.result()
             for run in [pool.submit(run_once, *run, options) for run in runs]:
                 run.result()
-    write_results(options.out, [row.name for row in ROWS])
+    write_results(options.out, [row.name for row in ROWS], list(WAYS))
 
 
 def parse() -> argparse.Namespace:
@@ -138,18 +139,20 @@ def start_once(architecture: str, seed: int, options: argparse.Namespace) -> Non
 def run_once(row: Row, steps: int, seed: int, options: argparse.Namespace) -> None:
     """Train and judge one model, unless that was done before."""
     folder = options.out / f"{steps}_{row.name.replace(' ', '_')}_{seed}"
-    judged, taken = folder / "judged.json", round(steps / row.cost)
-    if judged.exists():
-        return
-    network = ARCHITECTURES[row.architecture]
-    start = start_folder(row.architecture, seed, options) / "checkpoints" / "last.ckpt"
-    long = ["--data.clip.frames", "17", "--data.batch_size", "6", "--data.clips", "1024"]
-    fit([*network, *row.options, *long], start, taken, seed, folder)
-    about = {"row": row.name, "steps": steps, "steps_taken": taken, "seed": seed}
-    judge = {"class_path": "benchmarks.rollout_judge.RolloutJudge", "init_args": {"path": str(judged), "about": about}}
-    prompts = ["--data.prompts", str(options.out / "prompts.jsonl"), "--data.batch_size", "20", "--trainer.callbacks", json.dumps([judge])]
-    weights = ["--trainer.default_root_dir", str(folder), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
-    train_py("predict", [*SIZE, *network, "-c", "configs/sample.yaml", *prompts, *weights], folder / "predict.txt")
+    network, taken = ARCHITECTURES[row.architecture], round(steps / row.cost)
+    if not any((folder / f"{way}.json").exists() for way in WAYS):
+        start = start_folder(row.architecture, seed, options) / "checkpoints" / "last.ckpt"
+        long = ["--data.clip.frames", "17", "--data.batch_size", "6", "--data.clips", "1024"]
+        fit([*network, *row.options, *long], start, taken, seed, folder)
+    for way, extension in WAYS.items():
+        judged = folder / f"{way}.json"
+        if not judged.exists():
+            about = {"row": row.name, "steps": steps, "steps_taken": taken, "seed": seed}
+            judge = {"class_path": "benchmarks.rollout_judge.RolloutJudge", "init_args": {"path": str(judged), "about": about}}
+            asked = ["-c", "configs/sample.yaml", "--data.prompts", str(options.out / "prompts.jsonl"), "--data.batch_size", "20"]
+            run = ["--trainer.default_root_dir", str(folder), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+            made = [*SIZE, *network, *extension, *asked, *run, "--trainer.callbacks", json.dumps([judge])]
+            train_py("predict", made, folder / f"{way}.txt")
 
 
 def start_folder(architecture: str, seed: int, options: argparse.Namespace) -> Path:

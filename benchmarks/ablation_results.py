@@ -10,58 +10,64 @@ from pathlib import Path
 
 TRAINED = slice(8, 17)  # frames of the trained length, without the first ones, which are the weakest in every model
 LAST = slice(49, 65)  # the last quarter of a rollout
-CURVES = {"digit": "digit read right", "direction": "direction right", "colour": "change of mean colour (levels)"}
+CURVES = ("digit", "direction", "colour")
 
 
-def write_results(folder: Path, names: list[str]) -> None:
+def write_results(folder: Path, names: list[str], ways: list[str]) -> None:
     """Table, curves and list of the finished runs in ``folder``; rows in the order of ``names``."""
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/judged.json"))]
-    if not runs:
+    runs = {way: [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{way}.json"))] for way in ways}
+    rows = list(scores(runs, names).values())
+    if not rows:
         raise SystemExit(f"no finished run in {folder}")
-    rows = [scores(run) for run in sorted(runs, key=lambda run: (run["steps"], names.index(run["row"]), run["seed"]))]
     with (folder / "ablation.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, max(rows, key=len))
         writer.writeheader()
         writer.writerows(rows)
-    tables = [table([row for row in rows if row["steps"] == steps], names) for steps in sorted({row["steps"] for row in rows})]
+    tables = [table([row for row in rows if row["steps"] == steps], names, ways) for steps in sorted({row["steps"] for row in rows})]
     (folder / "ablation.md").write_text("\n".join(tables))
-    plot(runs, names, folder / "ablation.png")
+    for way in ways:
+        if runs[way]:
+            plot(runs[way], names, folder / f"ablation_{way}.png")
     sys.stdout.write("\n".join(tables))
 
 
-def scores(run: dict) -> dict[str, str | int | float]:
-    """One run as a line of the list."""
-    found = {name: run[name] for name in ("row", "steps", "steps_taken", "seed", "clips")}
-    for curve in CURVES:
-        for place, frames in (("trained", TRAINED), ("last", LAST)):
-            found[f"{curve}_{place}"] = round(mean_over(run[curve], curve, frames), 4)
-    return found
+def scores(runs: dict[str, list[dict]], names: list[str]) -> dict[tuple, dict]:
+    """Every model as a line of the list, in the order of the table."""
+    found: dict[tuple, dict] = {}
+    for way, judged in runs.items():
+        for run in judged:
+            about = {name: run[name] for name in ("row", "steps", "steps_taken", "seed", "clips")}
+            line = found.setdefault((run["steps"], names.index(run["row"]), run["seed"]), about)
+            for curve in CURVES:
+                line[f"{curve}_trained"] = round(mean_over(run[curve], TRAINED), 4)
+                line[f"{curve}_last_{way}"] = round(mean_over(run[curve], LAST), 4)
+    return dict(sorted(found.items()))
 
 
-def mean_over(curve: list[float], name: str, frames: slice) -> float:
+def mean_over(curve: list[float], frames: slice) -> float:
     """Mean over some frames. The curve of the direction starts at frame 4."""
     missing = 65 - len(curve)
     return statistics.fmean(curve[max(0, frames.start - missing) : frames.stop - missing])
 
 
-def table(rows: list[dict], names: list[str]) -> str:
-    columns = {
-        "digit, frames 8-16": "digit_trained",
-        "digit, frames 49-64": "digit_last",
-        "direction, frames 49-64": "direction_last",
-        "colour, frames 49-64": "colour_last",
-    }
+def table(rows: list[dict], names: list[str], ways: list[str]) -> str:
+    columns = {"digit, frames 8-16": "digit_trained"}
+    columns |= {f"{curve}, frames 49-64, {way.replace('_', ' ')}": f"{curve}_last_{way}" for curve in CURVES for way in ways}
     lines = [f"| {rows[0]['steps']} steps | taken | seeds | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 3)]
     for name in names:
         own = [row for row in rows if row["row"] == name]
         if own:
-            cells = [spread([row[column] for row in own]) for column in columns.values()]
+            cells = [spread([row[column] for row in own if column in row]) for column in columns.values()]
             lines.append(f"| {name} | {own[0]['steps_taken']} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def spread(numbers: list[float]) -> str:
-    return f"{statistics.fmean(numbers):.3g} ± {statistics.stdev(numbers):.2g}" if len(numbers) > 1 else f"{numbers[0]:.3g}"
+    return (
+        f"{statistics.fmean(numbers):.3g} ± {statistics.stdev(numbers):.2g}"
+        if len(numbers) > 1
+        else "".join(f"{number:.3g}" for number in numbers)
+    )
 
 
 def plot(runs: list[dict], names: list[str], path: Path) -> None:

@@ -6,8 +6,9 @@ Trains a small transformer on clips of 5 frames without any of the mechanisms, f
 clips of 17 frames for every row and two lengths of training, all with equal compute: a row whose step costs more takes fewer steps.
 Compute is counted in tokens that pass through the model, once forward and twice backward. Every model then makes clips of 65 frames,
 almost four times the longest it was trained on, by encoding the last frames of a window again and by keeping tokens, and a template
-matcher reads the digit and its motion in every frame. Finished runs are kept: the command may be interrupted and repeated, and ``--table`` shows what there is. Writes
-``ablation.csv``, ``ablation.md`` and a plot for every way of growing to ``--out``; plots need matplotlib.
+matcher reads the digit and its motion in every frame. Finished runs are kept: the command may be interrupted and repeated, and
+``--table`` shows what there is. Writes ``ablation.csv``, ``ablation.md`` and a plot for every way of growing to ``--out``; plots need
+matplotlib.
 """
 
 from __future__ import annotations

@@ -55,6 +55,16 @@ def test_block_by_block_logits_equal_the_full_pass(settings: dict) -> None:
     torch.testing.assert_close(stepped, full, rtol=0, atol=1e-4)
 
 
+def test_block_by_block_logits_equal_the_full_pass_for_texts() -> None:
+    transformer = shaken(VideoARTransformer(8, lambda width: TextCondition(width, 20, 6), width=48, layers=2, heads=2)).eval()
+    transformer.condition.learn_names([], ["one two three"])
+    inputs, complete = contexts()
+    with torch.no_grad():
+        full = transformer(inputs, LAYOUT, some_ids(transformer))
+        stepped, _ = step_by_step(transformer, inputs, complete)
+    torch.testing.assert_close(stepped, full, rtol=0, atol=1e-4)
+
+
 def test_a_cache_holds_what_its_sequence_says() -> None:
     """With the history in one block, a past frame costs its full grid instead of all its scales; training has them both."""
     for history in ("all_scales", "last_scale"):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -105,7 +106,7 @@ def main() -> None:
         # What is compared with the paper first, and seeds outside, so that an interrupted table is complete as far as it goes.
         parts = [(options.steps, ROWS), (2 * options.steps, ROWS[:ON_TOP]), (2 * options.steps, ROWS[ON_TOP:])]
         runs = [(row, steps, seed) for steps, rows in parts for seed in range(options.seeds) for row in rows]
-        with ProcessPoolExecutor(options.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        with ProcessPoolExecutor(options.jobs, get_context("spawn"), begin_worker) as pool:
             wait(pool.submit(start_once, name, seed, options) for seed in range(options.seeds) for name in ARCHITECTURES)
             wait(pool.submit(run_once, *run, options) for run in runs)
     write_results(options.out, [row.name for row in ROWS], list(WAYS))
@@ -131,6 +132,11 @@ def wait(futures: Iterable[Future[str]]) -> None:
     waiting = list(futures)
     for number, done in enumerate(as_completed(waiting), start=1):
         sys.stderr.write(f"{number} of {len(waiting)}: {done.result()}\n")
+
+
+def begin_worker() -> None:
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 def prompts(options: argparse.Namespace, samples: int) -> Path:

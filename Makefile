@@ -73,5 +73,5 @@ $(RUNS)/7_continued/done: $(RUNS)/4_long_clips/done $(RUNS)/6_samples/done
 JOBS ?= 1
 
 ablation: $(RUNS)/2_video_tokenizer/done ## the paper's Table 4 on moving digits, in some hours (docs/ablation.md)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt matplotlib
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[plots]"
 	$(BIN)/python -m benchmarks.ablation --tokenizer $(RUNS)/2_video_tokenizer/$(LAST) --out runs/ablation --jobs $(JOBS)

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 from PIL import Image
 
-import datamodules.prompts
+import datamodules.requests
 from datamodules import Prompts
 from datamodules.prompt_list import slug
 from modules.batch import Requests
@@ -90,7 +90,7 @@ def test_processes_share_the_batches(monkeypatch, world):
     prompts = Prompts([str(number) for number in range(7)], clip=CLIP, batch_size=2)
     shares = []
     for rank in range(world):
-        monkeypatch.setattr(datamodules.prompts, "place", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(datamodules.requests, "place", lambda rank=rank: (rank, world))
         shares.append([batch["condition"] for batch in batches_of(prompts)])
     assert sorted(condition for share in shares for batch in share for condition in batch) == [str(number) for number in range(7)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -154,8 +154,8 @@ def _tell_of(cuts: list[_Cut]) -> None:
     if cut:
         worst = max(cut, key=lambda one: one.lost)
         rank_zero_info(
-            f"{len(cut)} of {len(cuts)} prefixes have another shape than clips of {worst.clip.height} x {worst.clip.width} pixels; they are "
-            f"scaled to cover them and cut in the middle, most of all {worst.request.prefix} ({worst.request.place}), which has "
+            f"{len(cut)} of {len(cuts)} prefixes have another shape than clips of {worst.clip.height} x {worst.clip.width} pixels; they "
+            f"are scaled to cover them and cut in the middle, most of all {worst.request.prefix} ({worst.request.place}), which has "
             f"{worst.height} x {worst.width} pixels and loses {worst.lost:.0%} of its picture"
         )
 

@@ -26,7 +26,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = run("fit", "videoar", tmp_path_factory.mktemp("run"))
     checkpoint = torch.load(path, weights_only=True)
     torch.manual_seed(1)
-    moved = {name: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value for name, value in checkpoint["state_dict"].items()}
+    moved = {
+        name: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value
+        for name, value in checkpoint["state_dict"].items()
+    }
     torch.save(checkpoint | {"state_dict": moved}, path)
     return path
 
@@ -112,7 +115,12 @@ def test_a_table_of_prompts_with_conditions_of_every_kind_of_file(predict: Predi
     table = predict.folder / "prompts.csv"
     table.write_text("name,condition,seed\nmine,3 left,7\nother,5 up,\n")
     assert predict(table, "--trainer.callbacks.init_args.formats", '["gif"]') == []
-    assert {path.name for path in (predict.folder / "samples").iterdir()} == {"mine.gif", "other.gif", "manifest.jsonl", "contact_sheet.png"}
+    assert {path.name for path in (predict.folder / "samples").iterdir()} == {
+        "mine.gif",
+        "other.gif",
+        "manifest.jsonl",
+        "contact_sheet.png",
+    }
     assert [(row["condition"], row["seed"]) for row in predict.rows().values()] == [("3 left", 7), ("5 up", 1)]
 
 
@@ -133,7 +141,9 @@ def test_a_prefix_of_another_shape_is_cut_and_told(predict: Predictions, caplog:
     with caplog.at_level("INFO"):
         predict(predict.prompts({"condition": "3 left", "prefix": "wide.png"}))
     (told,) = [line for line in caplog.messages if "another shape" in line]
-    assert "1 of 1" in told and "16 x 16" in told and "wide.png" in told and "prompts.jsonl:1" in told and "40 x 64" in told and "38%" in told
+    assert (
+        "1 of 1" in told and "16 x 16" in told and "wide.png" in told and "prompts.jsonl:1" in told and "40 x 64" in told and "38%" in told
+    )
 
 
 @pytest.mark.slow

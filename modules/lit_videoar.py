@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from modules.pixels import to_uint8, to_unit
 from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import RandomFrameMask, VideoARTransformer
+from modules.transformer.precision import Numbers
 
 
 class LitVideoAR(LightningModule):
@@ -129,7 +131,7 @@ class LitVideoAR(LightningModule):
         return {"videos": videos}
 
     def on_predict_start(self) -> None:
-        """Refuse what cannot be made before anything is made, with the place where it was asked for."""
+        """Refuse what cannot be made before anything is made, with the place where it was asked for; convert the weights."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for request in getattr(data, "requests", ()):
             try:
@@ -138,6 +140,13 @@ class LitVideoAR(LightningModule):
                 self._ids_of([request.condition, *(text for _, text in request.then)], request.place)
             except ValueError as error:
                 raise ValueError(f"{request.place}: {error}") from error
+        self.transformer.hold(self.numbers)
+        rank_zero_info(f"The transformer makes videos in {self.numbers}")
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """In what ``predict`` holds the transformer; found out once, as it may take a measurement."""
+        return self.transformer.numbers()
 
     def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:
         """Make the clips asked for: ``video`` ``(B, 3, frames, height, width)`` uint8."""
@@ -170,11 +179,13 @@ class LitVideoAR(LightningModule):
     def sampling_settings(self) -> dict[str, Any]:
         """How videos are made, as plain values for manifests and reports."""
         sampler = self.generate.sampler
+        predicts = self.trainer.state.fn == "predict"
         return {
             "guidance": asdict(sampler.guidance),
             "temperature": sampler.temperature,
             "top_p": sampler.top_p,
             "extension": self.generate.extension.settings(),
+            "precision": f"{self.trainer.precision}, {self.numbers}" if predicts else str(self.trainer.precision),
         }
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How passes and steps are computed, which changes their cost and nothing else."""
+"""How passes and steps are computed, which changes their cost and, the precision of samples aside, nothing else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, TypeVar, cast
 import torch
 
 from modules.transformer.graphs import CudaGraph
+from modules.transformer.precision import Precision
 from modules.transformer.workspace import Recorder
 
 Function = TypeVar("Function", bound=Callable)
@@ -31,11 +32,14 @@ class Execution:
             memory for more time.
         graphs: Decode by CUDA graphs, one per scale and length of the cache, where the device is CUDA. Off until they have been run on
             a GPU.
+        precision: Numbers in which ``predict`` holds the weights: "auto" is bfloat16 on CUDA, and on a CPU where a product takes less
+            time in it; "int8" keeps the weights of the blocks in 8 bits and computes in what "auto" is.
     """
 
     attention: Literal["auto", "dense", "flex"] = "dense"
     recompute: bool = False
     graphs: bool = False
+    precision: Precision = "float32"
 
     def flex(self, device: torch.device) -> bool:
         """Whether a full pass on this device uses FlexAttention."""

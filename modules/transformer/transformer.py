@@ -22,6 +22,7 @@ from modules.transformer.flex import make_flex
 from modules.transformer.initial import initialise
 from modules.transformer.masks import dense, hide_frames
 from modules.transformer.plan import Plan, dense_attention, flex_attention, make_plan
+from modules.transformer.precision import Numbers, choose, to_int8
 from modules.transformer.rope import MultiScaleTemporalRope, Rope
 from modules.transformer.sequence import History, TokenSequence
 from modules.transformer.workspace import Step, Steps, Workspace, Workspaces
@@ -46,7 +47,7 @@ class VideoARTransformer(nn.Module):
             its complete feature at full resolution (our decision), which takes about half the cache.
         resize: How the sum so far is made smaller to be a block's context, in training and sampling: "area" averages (our decision),
             "bilinear" takes points, as Infinity's transformers were trained.
-        execution: How full passes are computed; changes no result.
+        execution: How passes and steps are computed; only its precision changes results.
 
     Raises:
         ValueError: If the heads do not divide the width, a head cannot be split for the rotary axes, or the window is below 1.
@@ -120,7 +121,7 @@ class VideoARTransformer(nn.Module):
         contexts = self._with_history(inputs, complete, sequence)
         frame, scale, _, _ = plan.places[sequence.prompt_length :].unbind(dim=1)
         opening = ((frame == 0) & (scale == 0))[:, None]
-        video = torch.where(opening, self.start, self.project(contexts)) + F.embedding(scale, self._scales(layout))
+        video = torch.where(opening, self.start, self._project(contexts)) + F.embedding(scale, self._scales(layout))
         hidden = torch.cat([prompt.tokens, video], dim=1)
         hidden = self._blocks(hidden, Surroundings(plan.cosines, plan.sines, attend, modulation and modulation.blocks))
         return self._logits(hidden.index_select(1, plan.predicted), modulation)
@@ -129,6 +130,19 @@ class VideoARTransformer(nn.Module):
         """Whatever moves or converts the weights."""
         self.workspaces.drop()
         return super()._apply(fn, recurse)
+
+    def numbers(self) -> Numbers:
+        """What ``execution.precision`` comes down to on this device; "auto" and "int8" try a product out on a CPU."""
+        layer = next(module for module in self.blocks.modules() if isinstance(module, nn.Linear))
+        return choose(self.execution.precision, layer)
+
+    def hold(self, numbers: Numbers) -> None:
+        """Convert the weights for making videos; training is over then. float32 changes nothing."""
+        if numbers.dtype != torch.float32:
+            self.to(numbers.dtype)
+        if numbers.int8:
+            self.workspaces.drop()
+            to_int8(self.blocks)
 
     def begin(self, prompt: Prompt, layout: Layout, sink: bool = False) -> Decoding:
         """Start decoding a video with this condition.
@@ -170,7 +184,7 @@ class VideoARTransformer(nn.Module):
 
         # Not of the run but of its workspace: a recording outlives the run.
         def logits(inputs: Tensor) -> Tensor:
-            context = self.start.expand(*inputs.shape[:2], -1) if opening else self.project(inputs)
+            context = self.start.expand(*inputs.shape[:2], -1) if opening else self._project(inputs)
             hidden = context + self._scales(sequence.layout)[scale]
             return self._logits(self._blocks(hidden, space.around(span, space.cache)), space.modulation)
 
@@ -189,7 +203,7 @@ class VideoARTransformer(nn.Module):
             block, span = sequence.history_scale, sequence.span(0, sequence.history_scale)
 
             def keep(complete: Tensor) -> Tensor:
-                hidden = self.project(complete) + self._scales(sequence.layout)[block]
+                hidden = self._project(complete) + self._scales(sequence.layout)[block]
                 return self._blocks(hidden, space.around(span, space.cache))
 
             self._decode((block, False), keep, complete, space)
@@ -209,6 +223,10 @@ class VideoARTransformer(nn.Module):
         factors = like.new_empty(length + sequence.frame_tokens, width // self.heads // 2, dtype=torch.float32)
         modulation = Modulation(like.new_empty(clips, 6, width), like.new_empty(clips, 2, width)) if self.adaptive else None
         return Workspace(cache, prompt, factors, modulation, steps)
+
+    def _project(self, contexts: Tensor) -> Tensor:
+        """``(B, n, d)`` to ``(B, n, C)``, in the numbers of the weights."""
+        return self.project(contexts.to(self.project.weight.dtype))
 
     def _attend(self, sequence: TokenSequence, plan: Plan, kept_frames: Tensor | None) -> Attend:
         """Attention of a full pass."""

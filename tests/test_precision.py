@@ -9,8 +9,8 @@ import torch
 from conftest import make_transformer, shaken
 from test_graphs import recorded
 from test_graphs import run as logits_of
-from toy_runs import CONFIGS, run
 from torch import nn
+from toy_runs import CONFIGS, run
 
 from modules import load
 from modules.transformer import FeatureCondition, TextCondition, VideoARTransformer, precision

@@ -146,6 +146,38 @@ def test_a_prefix_of_another_shape_is_cut_and_told(predict: Predictions, caplog:
     )
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"condition": "40"}, r"prompts\.jsonl:2: unknown class '40'; the model knows 40 classes, such as 0 up"),
+        ({"condition": "3 left", "then": [[0.3, "40"]]}, r"prompts\.jsonl:2: unknown class '40'"),
+        ({"condition": "3 left", "frames": 7}, r"prompts\.jsonl:2: a clip must have 1 \+ 4 \* n frames, got 7; the nearest are 5 and 9"),
+        (
+            {"condition": "3 left", "prefix": "wide.png", "prefix_frames": 5, "frames": 9},
+            r"prompts\.jsonl:2: .*wide\.png: a picture has one",
+        ),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is(predict: Predictions, row: dict, message: str) -> None:
+    Image.fromarray(np.full((40, 64, 3), 80, np.uint8)).save(predict.folder / "wide.png")
+    with pytest.raises(ValueError, match=message):
+        predict(predict.prompts({"condition": "3 left"}, row), "--data.batch_size", 1)
+    assert not list((predict.folder / "samples").glob("*.mp4"))
+
+
+def test_a_prompt_longer_than_those_of_training_is_named(tmp_path: Path) -> None:
+    words = ("--model.transformer.condition", "modules.transformer.TextCondition", "--model.transformer.condition.length", 4)
+    checkpoint = run("fit", "videoar", tmp_path / "text", *words)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a blue 3\na blue 3 moving left\na zebra 3\n")
+    with pytest.warns(UserWarning) as said:
+        run("predict", "videoar", tmp_path, *SIZE, *words, "--data.prompts", prompts, "--ckpt_path", checkpoint)
+    found = [str(warning.message) for warning in said if "words" in str(warning.message)]
+    assert len(found) == 2
+    assert found[0].endswith("prompts.txt:2: a text of 5 words was cut to 4")
+    assert found[1].endswith("prompts.txt:3: words the model was not trained with: zebra")
+
+
 @pytest.mark.slow
 def test_two_processes_make_every_clip_once(predict: Predictions) -> None:
     conditions = json.dumps([f"{digit} up" for digit in range(5)])

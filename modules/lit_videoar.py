@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from modules.autoregression import (
     bit_loss,
     teach,
 )
+from modules.autoregression.generation import in_step
 from modules.batch import Requests, VideoBatch
 from modules.geometry import Clip
 from modules.metrics import BitScores, FrameQuality
@@ -33,6 +36,7 @@ from modules.pixels import to_uint8, to_unit
 from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import RandomFrameMask, VideoARTransformer
+from modules.transformer.precision import Numbers
 
 
 class LitVideoAR(LightningModule):
@@ -127,22 +131,30 @@ class LitVideoAR(LightningModule):
         return {"videos": videos}
 
     def on_predict_start(self) -> None:
-        """Refuse what cannot be made before anything is made, with the place where it was asked for."""
+        """Refuse what cannot be made before anything is made, with the place where it was asked for; convert the weights."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for request in getattr(data, "requests", ()):
             try:
                 self.tokenizer.layout(replace(data.clip, frames=request.frames))
                 self.tokenizer.latent_frames(request.prefix_frames or 1, "a prefix")
-                self.transformer.condition.of_texts([request.condition])
+                self._ids_of([request.condition, *(text for _, text in request.then)], request.place)
             except ValueError as error:
                 raise ValueError(f"{request.place}: {error}") from error
+        self.transformer.hold(self.numbers)
+        rank_zero_info(f"The transformer makes videos in {self.numbers}")
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """In what ``predict`` holds the transformer; found out once, as it may take a measurement."""
+        return self.transformer.numbers()
 
     def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:
         """Make the clips asked for: ``video`` ``(B, 3, frames, height, width)`` uint8."""
-        ids = self.transformer.condition.of_texts(batch["condition"]).to(self.device)
+        ids = self._ids_of(batch["condition"])
         prefix = to_unit(batch["prefix"]) if "prefix" in batch else None
         clip = Clip(batch["frames"], batch["height"], batch["width"], batch["fps"])
-        return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix))}
+        changes = [(frame, self._ids_of(texts)) for frame, texts in in_step(batch["condition"], batch["then"], clip.fps)]
+        return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix, changes))}
 
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8."""
@@ -167,11 +179,13 @@ class LitVideoAR(LightningModule):
     def sampling_settings(self) -> dict[str, Any]:
         """How videos are made, as plain values for manifests and reports."""
         sampler = self.generate.sampler
+        predicts = self.trainer.state.fn == "predict"
         return {
             "guidance": asdict(sampler.guidance),
             "temperature": sampler.temperature,
             "top_p": sampler.top_p,
             "extension": self.generate.extension.settings(),
+            "precision": f"{self.trainer.precision}, {self.numbers}" if predicts else str(self.trainer.precision),
         }
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -193,6 +207,15 @@ class LitVideoAR(LightningModule):
     def _ids(self, batch: VideoBatch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""
         return self.transformer.condition.of_batch(batch["label"], batch["caption"])
+
+    def _ids_of(self, texts: Sequence[str], place: str | None = None) -> Tensor:
+        """Condition ids ``(B, P)`` of what a user typed. Warnings, which a place says once and for all, begin with it."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            ids = self.transformer.condition.of_texts(texts).to(self.device)
+        for warning in said if place else ():
+            rank_zero_warn(f"{place}: {warning.message}")
+        return ids
 
     def _dropped(self, ids: Tensor) -> Tensor:
         """Ids with some clips' conditions replaced by "no condition"."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import ArgumentError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ from torch import nn
 from modules.geometry import Clip
 from modules.lit_videoar import LitVideoAR
 from modules.mistakes import mistake
+from modules.transformer.precision import Precision
 from modules.videoar import VideoAR
 from modules.weights import load_weights
 
 CONFIG = "fit.yaml"
+log = logging.getLogger(__name__)
 
 
-def load(path: str | Path, device: str = "cpu") -> VideoAR:
+def load(path: str | Path, device: str = "cpu", precision: Precision = "float32", graphs: bool = False) -> VideoAR:
     """The autoregressive model of a run of ``train.py fit``, with its tokenizer, ready to make videos.
 
     The run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. The weights are read
@@ -28,6 +32,9 @@ def load(path: str | Path, device: str = "cpu") -> VideoAR:
     Args:
         path: The run's folder, or a checkpoint in it.
         device: Where the model goes.
+        precision: Numbers that hold the transformer's weights: "bfloat16"; "auto", which is bfloat16 on CUDA, and on a CPU where a product
+            takes less time in it; or "int8", 8 bits for the weights of the blocks and "auto" for the rest. The log says what was taken.
+        graphs: Whether videos are made by CUDA graphs where the device is CUDA. Never run on a GPU so far.
 
     Raises:
         FileNotFoundError: If there is no checkpoint, or no ``fit.yaml`` in its folder or one above it.
@@ -41,6 +48,11 @@ def load(path: str | Path, device: str = "cpu") -> VideoAR:
         raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
     nn.Module.to(model, device)
     model.eval().requires_grad_(False)
+    transformer = model.transformer
+    transformer.execution = replace(transformer.execution, precision=precision, graphs=graphs)
+    numbers = transformer.numbers()
+    transformer.hold(numbers)
+    log.info("%s makes videos in %s", checkpoint, numbers)
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
 
 

@@ -27,7 +27,8 @@ from train import VideoARCLI, main
 
 TASKS = {"tokenizer": modules.LitTokenizer, "videoar": modules.LitVideoAR}
 FILES = sorted(file.relative_to(CONFIGS) for file in CONFIGS.rglob("*.yaml"))
-SOURCES = {"datamodules.Prompts": {"sampler"}, "datamodules.VideoFiles": {"loss"}}
+PROMPTS = ("datamodules.Prompts", "datamodules.VBenchPrompts", "datamodules.VBenchImagePrompts")
+SOURCES = {**{name: {"sampler"} for name in PROMPTS}, "datamodules.VideoFiles": {"loss"}}
 OPTIONS = {"VideoTokenizer": "--model.tokenizer", "VideoARTransformer": "--model.transformer"}
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import ClipDataModule, resumable
 from datamodules.resumable import HeldOutLoader, ResumableLoader
+from datamodules.streams import Stream
 
 
 class Numbers(list):
@@ -22,7 +23,7 @@ class NumberClips(ClipDataModule):
     class_names: ClassVar[list[str]] = []
     captions: ClassVar[list[str]] = []
 
-    def dataset(self, split):
+    def dataset(self, split, clip=None):
         return Numbers(range(17 if split == "train" else 5))
 
 
@@ -52,8 +53,12 @@ def clips(loader):
     return [item for batch in loader for item in batch]
 
 
-def train_loader(length=17, **options):
-    return ResumableLoader(range(length), list, **{"batch_size": 3, "seed": 5, **options})
+def numbers(items):
+    return [item["index"] for item in items]
+
+
+def train_loader(length=17, batch_size=3, seed=5, **options):
+    return ResumableLoader([Stream(Numbers(range(length)), batch_size, seed)], numbers, **options)
 
 
 def fit(folder, steps=-1, *, workers=0, ckpt_path=None, asks_for_steps=False, **options):

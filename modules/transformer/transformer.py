@@ -231,7 +231,7 @@ class VideoARTransformer(nn.Module):
     def _attend(self, sequence: TokenSequence, plan: Plan, kept_frames: Tensor | None) -> Attend:
         """Attention of a full pass."""
         device = plan.block.device
-        flex = self.execution.flex(device)
+        flex = self.execution.flex(device, sequence.tokens)
         if kept_frames is None:
             return (flex_attention if flex else dense_attention)(sequence, self.window, device)
         visible = hide_frames(plan.visible, kept_frames, plan.frame)

@@ -27,6 +27,8 @@ from modules.weights import load_weights
 
 # Lightning's own use of torch, which its users cannot mend.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
+# Clips that are all there already are no mistake, and the run says so; nobody needs the numbers of batches.
+warnings.filterwarnings("ignore", message="Total length of `_Share` across ranks is zero|Couldn't infer the batch indices")
 # It wishes for a copy of the weights from before each step; checkpoints here hold those after it, on purpose.
 warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 

@@ -20,6 +20,10 @@ from modules.videoar import VideoAR
 from modules.weights import load_weights
 
 CONFIG = "fit.yaml"
+
+# What only training needs, whose classes may not be there any more.
+TRAINING = {"corruption", "frame_mask", "rollout", "memory", "optimizer"}
+
 log = logging.getLogger(__name__)
 
 
@@ -57,7 +61,8 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
 
 
 def build(config: dict[str, Any], checkpoint: Path) -> LitVideoAR:
-    """The model as its run had it, with random weights."""
+    """The model as its run had it, with random weights, and without what only training needs."""
+    config = config | {"init_args": {name: value for name, value in config["init_args"].items() if name not in TRAINING}}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LitVideoAR, "model", required=True)
     try:

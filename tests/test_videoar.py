@@ -80,6 +80,8 @@ def test_what_is_no_such_run_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "fit.yaml").write_text(config.replace("width: 48", "width: 40"))
     with pytest.raises(ValueError, match="of another architecture"):
         load(lonely)
+    (tmp_path / "fit.yaml").write_text(config.replace("modules.autoregression.LatentMemory", "mine.Memory"))
+    assert load(lonely).clip.frames == 5  # what only training needs may be gone
     (tmp_path / "fit.yaml").write_text(config.replace("width: 48", "wide: 48"))
     with pytest.raises(ValueError, match=r"fit\.yaml of .*wide"):
         load(lonely)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.frames import Trouble, UnreadableVideo, nearest, opened, over_white, pixels_of
+from datamodules.file_kind import objection
+from datamodules.frames import MOST_PIXELS, Trouble, UnreadableVideo, nearest, opened, over_white, pixels_of
 from datamodules.transforms import CENTRE, Framing
 from modules.geometry import Clip
 
 __all__ = ["PICTURES", "Probe", "UnreadableVideo", "is_picture", "probe", "read_clip"]
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+# What a picture may really be, whatever its suffix; some other formats of Pillow's start programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,12 @@ def read_clip(path: Path | str, clip: Clip, start_seconds: float = 0.0, framing:
 
 def _picture(path: Path | str) -> Tensor:
     """``(3, h, w)`` uint8 of a picture file, upright."""
-    if not Path(path).is_file():
-        raise UnreadableVideo(f"{path}: there is no such file")
+    if reason := objection(path):
+        raise UnreadableVideo(f"{path}: {reason}")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I;16"):
                 # Pillow would cut 16 bits off at 255 where it should scale them.

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import chain
+from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.broken import BrokenFiles, check_share, read_guarded, stand_ins
 from datamodules.manifest import Row
 from datamodules.reader import UnreadableVideo, is_picture, probe, read_clip
 from datamodules.transforms import CENTRE, Framing
 from modules.geometry import Clip
 
-logger = logging.getLogger(__name__)
-
 # Opening a file waits for the disc more than it computes.
 THREADS = 8
+
+# Every thread needs a helper process; for fewer rows it is not worth its start.
+ROWS_PER_THREAD = 50
 
 
 def centre_view(index: int) -> tuple[float, Framing]:
@@ -39,8 +42,8 @@ def random_view(seed: int, flip: bool, index: int) -> tuple[float, Framing]:
 class FolderClips(Dataset):
     """One split of a manifest.
 
-    A row that turns out unreadable is logged once, and its place is taken by the next row that can be read, with that row's index. All
-    workers of a loader share what they know about unreadable rows.
+    A row that turns out unreadable is reported once, and its place is taken by another row that can be read, with that row's index: always
+    the same one, whatever happened before.
 
     Args:
         rows: Rows that ``usable_rows`` returned.
@@ -48,6 +51,8 @@ class FolderClips(Dataset):
         class_ids: Class id of every label.
         view: Maps an index to the start of the clip, 0..1 of the possible times, and to what it shows.
         broken_limit: Largest share of rows that may turn out unreadable.
+        time_limit: Seconds that reading a clip may take.
+        report: Where to list the unreadable rows; they are only logged if None.
 
     Raises:
         ValueError: If a label has no class id. On access: if more rows than ``broken_limit`` are unreadable.
@@ -61,12 +66,14 @@ class FolderClips(Dataset):
         *,
         view: Callable[[int], tuple[float, Framing]] = centre_view,
         broken_limit: float = 0.1,
+        time_limit: float = 60.0,
+        report: Path | None = None,
     ) -> None:
-        self.rows, self.clip, self.class_ids, self.view, self.broken_limit = rows, clip, class_ids, view, broken_limit
+        self.rows, self.clip, self.class_ids, self.view = rows, clip, class_ids, view
         for row in rows:
             if row.label is not None and row.label not in class_ids:
                 raise ValueError(f"{row.place}: the training manifest has no label {row.label!r}")
-        self.broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+        self.broken = BrokenFiles(len(rows), broken_limit, time_limit, report)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -74,8 +81,8 @@ class FolderClips(Dataset):
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(f"there are the clips 0..{len(self) - 1}, got {index}")
-        for candidate in chain(range(index, len(self)), range(index)):
-            video = None if self.broken[candidate] else self._read(candidate)
+        for candidate in chain([index], stand_ins(index, len(self))):
+            video = self._read(candidate)
             if video is not None:
                 row = self.rows[candidate]
                 label = -1 if row.label is None else self.class_ids[row.label]
@@ -84,16 +91,10 @@ class FolderClips(Dataset):
 
     def _read(self, index: int) -> Tensor | None:
         row, (moment, framing) = self.rows[index], self.view(index)
-        try:
-            return read_clip(row.path, self.clip, _start(row, self.clip, moment), framing)
-        except UnreadableVideo as error:
-            logger.warning("%s: left out: %s", row.place, error)
-            self.broken[index] = True
-            _check_share(int(self.broken.sum()), len(self), self.broken_limit, f"{row.place}: {error}")
-        return None
+        return self.broken.read(index, row, read_clip, self.clip, _start(row, self.clip, moment), framing)
 
 
-def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1) -> list[Row]:
+def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1, time_limit: float = 60.0) -> list[Row]:
     """The rows that are long enough for a clip, each with its end; how many are left out and why is logged.
 
     A file is opened to ask for its length, which takes about a millisecond on a local disc, unless its row has an "end".
@@ -102,16 +103,17 @@ def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1) -> list[
         rows: Rows of one manifest.
         clip: What a clip measures. Pictures are clips of one frame and left out of longer ones.
         broken_limit: Largest share of rows that may be unreadable.
+        time_limit: Seconds that opening a file may take.
 
     Raises:
         ValueError: If a file is missing, too many are unreadable or no row is left.
     """
     for row in rows:
-        if not row.path.is_file():
+        if not os.path.lexists(row.path):
             raise ValueError(f"{row.place}: there is no file {row.path}")
     shown = [row for row in rows if clip.frames == 1 or not is_picture(row.path)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        outcomes = list(pool.map(_measure, shown))
+    with ThreadPoolExecutor(min(THREADS, 1 + len(shown) // ROWS_PER_THREAD)) as pool:
+        outcomes = list(pool.map(partial(_measure, time_limit), shown))
     measured = [row for row in outcomes if isinstance(row, Row)]
     unreadable = [error for error in outcomes if isinstance(error, str)]
     span = (clip.frames - 1) / clip.fps
@@ -120,7 +122,7 @@ def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1) -> list[
     needed = f"{clip.frames} frames at {clip.fps:g} fps need more than {span:g} s"
     left_out = f"{pictures} pictures, {len(unreadable)} unreadable, {short} too short ({needed})"
     if unreadable:
-        _check_share(len(unreadable), len(rows), broken_limit, f"the first is {unreadable[0]}")
+        check_share(len(unreadable), len(rows), broken_limit, f"the first is {unreadable[0]}")
     if not used:
         raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on gives a clip: {left_out}")
     if len(used) < len(rows):
@@ -128,12 +130,12 @@ def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1) -> list[
     return used
 
 
-def _measure(row: Row) -> Row | str:
+def _measure(time_limit: float, row: Row) -> Row | str:
     """The row with its end; a picture has none. What is wrong, with its place, if the file cannot be opened."""
     if row.end is not None or is_picture(row.path):
         return row
     try:
-        return replace(row, end=probe(row.path).seconds)
+        return replace(row, end=read_guarded(time_limit, probe, row.path).seconds)
     except UnreadableVideo as error:
         rank_zero_info(f"{row.place}: left out: {error}")
         return f"{row.place}: {error}"
@@ -144,8 +146,3 @@ def _start(row: Row, clip: Clip, moment: float) -> float:
     if row.end is None or is_picture(row.path):
         return 0.0
     return row.start + moment * max(0.0, row.end - row.start - clip.frames / clip.fps)
-
-
-def _check_share(broken: int, rows: int, limit: float, details: str) -> None:
-    if broken > limit * rows:
-        raise ValueError(f"{broken} of {rows} rows are unreadable, more than the broken_limit of {limit:g}; {details}")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from torch import Tensor
 GRACE = 2.0
 
 _local = threading.local()
+_helpers: WeakSet[_Helper] = WeakSet()
+_forking = threading.Lock()
 
 
 class Stopped(Exception):
@@ -48,8 +51,7 @@ def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any
     if not hasattr(os, "fork"):
         return function(*arguments)
     helper: _Helper | None = getattr(_local, "helper", None)
-    # A process forked from this one must not talk to the helper of its parent.
-    if helper is None or helper.dead or helper.owner != os.getpid():
+    if helper is None or helper.dead:
         helper = _local.helper = _Helper()
     return helper.call(seconds, function, arguments)
 
@@ -58,17 +60,19 @@ class _Helper:
     """A process that serves one thread of the process that made it."""
 
     def __init__(self) -> None:
-        self.owner, self.dead = os.getpid(), False
+        self.dead, self._owner = False, os.getpid()
         self._shared = os.memfd_create("tensor")
-        self._connection, theirs = Pipe()
-        with warnings.catch_warnings():
+        # A helper of another thread must not get hold of this one's end, or nobody would notice when it dies.
+        with _forking, warnings.catch_warnings():
             # Python warns of locks that other threads may hold now, and for ever in the helper. It asks for none that they use.
             warnings.simplefilter("ignore", DeprecationWarning)
+            self._connection, theirs = Pipe()
             self._process = os.fork()
-        if self._process == 0:
-            self._connection.close()
-            _serve(theirs, self._shared)
-        theirs.close()
+            if self._process == 0:
+                self._connection.close()
+                _serve(theirs, self._shared)
+            theirs.close()
+            _helpers.add(self)
 
     def call(self, seconds: float, function: Callable[..., Any], arguments: tuple) -> Any:
         try:
@@ -77,29 +81,50 @@ class _Helper:
                 raise Stopped(_reason(signal.SIGALRM, seconds))
             kind, value = self._connection.recv()
         except (EOFError, ConnectionError):
-            self.dead = True
-            _, status = os.waitpid(self._process, 0)
+            status = self._end()
             raise Stopped(_reason(os.WTERMSIG(status), seconds)) from None
         except BaseException:
             # An answer that comes too late must not be taken for that to the next call.
-            self.dead = True
-            os.kill(self._process, signal.SIGKILL)
+            self._end(os.WNOHANG)
             raise
         if kind == "error":
             raise value
         return _read(self._shared, value) if kind == "tensor" else value
 
-    def __del__(self) -> None:
+    def leave(self) -> None:
+        """Forgets the process without a word to it."""
+        self.dead = True
+        _helpers.discard(self)
         self._connection.close()
         os.close(self._shared)
-        if self.owner == os.getpid() and not self.dead:
-            # It ends by itself when the connection does.
-            os.waitpid(self._process, 0)
+
+    def _end(self, waiting: int = 0) -> int:
+        """Kills the process if it is still there; returns what it died of."""
+        self.leave()
+        os.kill(self._process, signal.SIGKILL)
+        return os.waitpid(self._process, waiting)[1]
+
+    def __del__(self) -> None:
+        # A forked process deletes what belonged to the other threads before it is asked to leave them.
+        if not self.dead and self._owner == os.getpid():
+            self._end()
+
+
+def _leave_all() -> None:
+    """In a process forked from this one: whose helpers they are must be the only one to hold their connections."""
+    for helper in list(_helpers):
+        helper.leave()
+
+
+if hasattr(os, "fork"):
+    os.register_at_fork(after_in_child=_leave_all)
 
 
 def _serve(connection: Connection, shared: int) -> NoReturn:
     """The life of a helper, until its owner goes."""
+    global _forking
     try:
+        _forking = threading.Lock()
         # What the owner does about signals and about objects nobody uses any more is not the helper's business.
         gc.freeze()
         faulthandler.disable()

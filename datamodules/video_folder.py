@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
 
 from datamodules.base import ClipDataModule
 from datamodules.folder_clips import FolderClips, random_view, usable_rows
@@ -32,13 +34,15 @@ class VideoFolder(ClipDataModule):
             others and no file is on both sides; at least one file, or none at 0.
         flip: Whether half of the training clips are mirrored. Not for data in which left and right, or letters, matter.
         where: Values that a row must have to be used, such as ``{"kind": "clip", "checked": true}``; also for ``val_manifest``.
-        broken_limit: Largest share of files that may be unreadable; those within it are logged and replaced.
+        broken_limit: Largest share of files that may be unreadable; those within it are logged, listed in ``broken_files.jsonl`` in the
+            run's folder, and replaced.
+        time_limit: Seconds that reading a clip may take. A file that takes longer is unreadable.
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order, starts, crops and flips.
 
     Raises:
-        ValueError: If a share is outside 0..1.
+        ValueError: If a share is outside 0..1 or the time is not positive.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class VideoFolder(ClipDataModule):
         flip: bool = False,
         where: dict[str, str | bool | int] | None = None,
         broken_limit: float = 0.1,
+        time_limit: float = 60.0,
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
@@ -59,7 +64,9 @@ class VideoFolder(ClipDataModule):
         if not 0 <= held_out_share < 1 or not 0 <= broken_limit <= 1:
             raise ValueError(f"held_out_share and broken_limit must be within 0..1, got {held_out_share} and {broken_limit}")
         self.manifest, self.val_manifest, self.held_out_share = manifest, val_manifest, held_out_share
-        self.flip, self.where, self.broken_limit = flip, where or {}, broken_limit
+        if time_limit <= 0:
+            raise ValueError(f"time_limit must be positive, got {time_limit}")
+        self.flip, self.where, self.broken_limit, self.time_limit = flip, where or {}, broken_limit, time_limit
 
     def setup(self, stage: str) -> None:
         """Checks manifests and files; raises ``ValueError`` with file and line of what is wrong."""
@@ -84,7 +91,7 @@ class VideoFolder(ClipDataModule):
         rows, view = self._usable, partial(random_view, self.seed, self.flip)
         if self.val_manifest is None:
             rows, _ = hold_out(rows, self.held_out_share)
-        return FolderClips(rows, self.clip, self._class_ids, view=view, broken_limit=self.broken_limit)
+        return FolderClips(rows, self.clip, self._class_ids, view=view, **self._patience)
 
     @cached_property
     def _held_out_clips(self) -> FolderClips:
@@ -92,7 +99,13 @@ class VideoFolder(ClipDataModule):
             _, rows = hold_out(self._usable, self.held_out_share)
         else:
             rows = self._choose(read_manifest(self.val_manifest))
-        return FolderClips(rows, self.clip, self._class_ids, broken_limit=self.broken_limit)
+        return FolderClips(rows, self.clip, self._class_ids, **self._patience)
+
+    @property
+    def _patience(self) -> dict[str, Any]:
+        """What a data set shall do about files that cannot be read."""
+        report = Path(self.trainer.default_root_dir, "broken_files.jsonl") if self.trainer else None
+        return {"broken_limit": self.broken_limit, "time_limit": self.time_limit, "report": report}
 
     @cached_property
     def _rows(self) -> list[Row]:
@@ -111,7 +124,7 @@ class VideoFolder(ClipDataModule):
         chosen = [row for row in rows if row.has(self.where)]
         if not chosen:
             raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on has {self.where}")
-        return usable_rows(chosen, self.clip, self.broken_limit)
+        return usable_rows(chosen, self.clip, self.broken_limit, self.time_limit)
 
 
 def hold_out(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:

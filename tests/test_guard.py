@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules import guard
 from datamodules.guard import Stopped, within
 from datamodules.reader import UnreadableVideo, read_clip
 from modules.geometry import Clip
@@ -109,24 +110,27 @@ def test_no_descriptors_and_no_processes_pile_up() -> None:
     assert count() == before
 
 
+# Loads the one file, as its package would bring Lightning along, which takes seconds.
 OWNER = """
-import os, sys
-sys.path.insert(0, "tests")
-from test_guard import hang
-from datamodules.guard import within
-print(within(10, os.getpid), flush=True)
-if sys.argv[1] == "hang":
-    within(1.5, hang)
+import ctypes, importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("guard", sys.argv[1])
+guard = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(guard)
+def hang():
+    ctypes.PyDLL(None).sleep(100)
+print(guard.within(10, os.getpid), flush=True)
+if sys.argv[2] == "hang":
+    guard.within(1.5, hang)
 sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize("state", ["idle", "hang"])
 def test_no_helper_outlives_an_owner_that_is_killed(state: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+    with subprocess.Popen([sys.executable, "-c", OWNER, guard.__file__, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         helper = int(owner.stdout.readline())
         owner.kill()
-    for _ in range(100):
+    for _ in range(600):
         if not Path(f"/proc/{helper}").exists():
             return
         time.sleep(0.1)

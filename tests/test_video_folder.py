@@ -13,6 +13,7 @@ from PIL import Image
 
 from datamodules import VideoFolder
 from datamodules.base import collate
+from datamodules.broken import stand_ins
 from datamodules.folder_clips import FolderClips, random_view
 from datamodules.manifest import read_manifest
 from datamodules.video_folder import hold_out
@@ -214,17 +215,17 @@ def test_missing_and_empty_manifests(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_file_gives_way_to_the_next_row(folder, caplog, workers):
+def test_a_damaged_file_gives_way_to_the_same_row_every_time(folder, caplog, workers):
     rows = rows_of("0", "damaged", "1", label="a")
     data = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_share=0, broken_limit=0.4, batch_size=3, workers=workers)
     with caplog.at_level(logging.WARNING):
         batches = [batch for _ in range(3) for batch in data.train_dataloader()]
     for batch in batches:
-        assert sorted(batch["index"].tolist()) == [0, 2, 2]
+        assert sorted(batch["index"].tolist()) == sorted([0, 2, next(stand_ins(1, 3))])
         assert all(caption == ["clip 0", "", "clip 1"][index] for index, caption in zip(batch["index"], batch["caption"], strict=True))
     # Workers log to their own standard error, which pytest takes away.
     assert workers or caplog.text.count("damaged.mp4: ") == 1
-    assert data.dataset("train").broken.tolist() == [False, True, False]
+    assert data.dataset("train").broken.count == 1
 
 
 def test_too_many_damaged_files(folder):

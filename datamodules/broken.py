@@ -7,11 +7,13 @@ import logging
 import multiprocessing
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.frames import UnreadableVideo
 from datamodules.guard import Stopped, within
@@ -25,6 +27,21 @@ ATTEMPTS = 200
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """What is done about files that cannot be read.
+
+    Args:
+        limit: Largest share of the rows that may be broken.
+        seconds: Time that reading one may take.
+        report: A .jsonl file to list them in, one for all processes of a run; they are only logged if None.
+    """
+
+    limit: float = 0.1
+    seconds: float = 60.0
+    report: Path | None = None
+
+
 class BrokenFiles:
     """Which rows of a data set cannot be read, known to all workers of its loaders.
 
@@ -33,14 +50,12 @@ class BrokenFiles:
 
     Args:
         total: Number of rows.
-        limit: Largest share of rows that may be broken.
-        seconds: Time that reading one may take.
-        report: Where to keep the list of them, for all processes of a run; they are only logged if None.
+        tolerance: What is done about them.
     """
 
-    def __init__(self, total: int, limit: float, seconds: float = 60.0, report: Path | None = None) -> None:
-        self.total, self.limit, self.seconds = total, limit, seconds
-        self._report = Report(report) if report else None
+    def __init__(self, total: int, tolerance: Tolerance) -> None:
+        self.total, self.tolerance = total, tolerance
+        self._report = Report(tolerance.report)
         self._broken, self._stuck = (torch.zeros(total, dtype=torch.bool).share_memory_() for _ in range(2))
         self._attempts, self._failures = torch.zeros(2, dtype=torch.int64).share_memory_().split(1)
         self._lock = multiprocessing.Lock()
@@ -59,7 +74,7 @@ class BrokenFiles:
         if self._stuck[index]:
             return None
         try:
-            result = read_guarded(self.seconds, function, row.path, *arguments)
+            result = read_guarded(self.tolerance.seconds, function, row.path, *arguments)
         except UnreadableVideo as error:
             with self._lock:
                 self._note(index, row, error)
@@ -74,39 +89,52 @@ class BrokenFiles:
             self._stuck[index] = True
         if not self._broken[index]:
             self._broken[index] = True
-            if not self._report or self._report.add(row, error):
-                logger.warning("%s: left out: %s (%d of %d rows so far)", row.place, error, self.count, self.total)
-        check_share(self.count, self.total, self.limit, f"{row.place}: {error}")
+            self._report.add(row, error, f"{self.count} of {self.total} so far")
+        check_share(self.count, self.total, self.tolerance.limit, f"{row.place}: {error}")
         if self._attempts >= ATTEMPTS:
-            check_share(int(self._failures), int(self._attempts), 2 * self.limit, f"{row.place}: {error}")
+            check_share(int(self._failures), int(self._attempts), 2 * self.tolerance.limit, f"{row.place}: {error}")
 
 
 class Report:
-    """A list of broken files on disc, one JSON object per line, that all processes of a run add to.
+    """Logs broken rows and lists them on disc, one JSON object per line; all processes of a run add to one list.
 
     Args:
-        path: The file; it and its folder are made when there is something to report.
+        path: The list, which is made with its folder when there is something to report. Without one, all is logged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._known: set[str] = set()
         self._read = 0
 
-    def add(self, row: Row, error: UnreadableVideo) -> bool:
-        """Adds a row, unless it is there; whether it was added."""
+    def add(self, row: Row, error: UnreadableVideo, count: str) -> None:
+        """Reports a row, unless that was done before."""
+        if self._is_new(row, error):
+            logger.warning("%s: left out: %s (%s)", row.place, error, count)
+
+    def _is_new(self, row: Row, error: UnreadableVideo) -> bool:
+        if self.path is None:
+            return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
             file.seek(self._read)
             lines = file.readlines()
             self._read += sum(map(len, lines))
-            self._known |= {line["row"] for line in map(_parsed, lines)}
+            self._known |= {json.loads(line)["row"] for line in lines}
             if row.place in self._known:
                 return False
             # One write at the end of a file: lines of several processes do not mix.
             line = json.dumps({"row": row.place, "path": row.written, "reason": str(error)})
             file.write(f"{line}\n".encode())
         return True
+
+
+@rank_zero_only
+def report_all(rows: list[Row], errors: list[UnreadableVideo], tolerance: Tolerance) -> None:
+    """Reports rows that all processes of a run have found broken, from the first of them."""
+    report = Report(tolerance.report)
+    for number, (row, error) in enumerate(zip(rows, errors, strict=True), start=1):
+        report.add(row, error, f"{number} of {len(rows)} that cannot be opened")
 
 
 def read_guarded(seconds: float, function: Callable[..., Result], path: Path, *arguments: object) -> Result:
@@ -139,6 +167,3 @@ def check_share(broken: int, rows: int, limit: float, details: str) -> None:
     if broken > limit * rows:
         raise ValueError(f"{broken} of {rows} rows are unreadable, more than the broken_limit of {limit:g}; {details}")
 
-
-def _parsed(line: bytes) -> dict[str, str]:
-    return json.loads(line)

@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.broken import BrokenFiles, check_share, read_guarded, stand_ins
+from datamodules.broken import BrokenFiles, Tolerance, check_share, read_guarded, report_all, stand_ins
 from datamodules.manifest import Row
 from datamodules.reader import UnreadableVideo, is_picture, probe, read_clip
 from datamodules.transforms import CENTRE, Framing
@@ -50,12 +49,10 @@ class FolderClips(Dataset):
         clip: What a clip measures.
         class_ids: Class id of every label.
         view: Maps an index to the start of the clip, 0..1 of the possible times, and to what it shows.
-        broken_limit: Largest share of rows that may turn out unreadable.
-        time_limit: Seconds that reading a clip may take.
-        report: Where to list the unreadable rows; they are only logged if None.
+        tolerance: What is done about rows that turn out unreadable.
 
     Raises:
-        ValueError: If a label has no class id. On access: if more rows than ``broken_limit`` are unreadable.
+        ValueError: If a label has no class id. On access: if more rows than tolerated are unreadable.
     """
 
     def __init__(
@@ -65,15 +62,13 @@ class FolderClips(Dataset):
         class_ids: dict[str | int, int],
         *,
         view: Callable[[int], tuple[float, Framing]] = centre_view,
-        broken_limit: float = 0.1,
-        time_limit: float = 60.0,
-        report: Path | None = None,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)
     ) -> None:
         self.rows, self.clip, self.class_ids, self.view = rows, clip, class_ids, view
         for row in rows:
             if row.label is not None and row.label not in class_ids:
                 raise ValueError(f"{row.place}: the training manifest has no label {row.label!r}")
-        self.broken = BrokenFiles(len(rows), broken_limit, time_limit, report)
+        self.broken = BrokenFiles(len(rows), tolerance)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,7 +89,7 @@ class FolderClips(Dataset):
         return self.broken.read(index, row, read_clip, self.clip, _start(row, self.clip, moment), framing)
 
 
-def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1, time_limit: float = 60.0) -> list[Row]:
+def usable_rows(rows: list[Row], clip: Clip, tolerance: Tolerance = Tolerance()) -> list[Row]:  # noqa: B008 (frozen)
     """The rows that are long enough for a clip, each with its end; how many are left out and why is logged.
 
     A file is opened to ask for its length, which takes about a millisecond on a local disc, unless its row has an "end".
@@ -102,8 +97,7 @@ def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1, time_lim
     Args:
         rows: Rows of one manifest.
         clip: What a clip measures. Pictures are clips of one frame and left out of longer ones.
-        broken_limit: Largest share of rows that may be unreadable.
-        time_limit: Seconds that opening a file may take.
+        tolerance: What is done about files that cannot be opened.
 
     Raises:
         ValueError: If a file is missing, too many are unreadable or no row is left.
@@ -113,16 +107,17 @@ def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1, time_lim
             raise ValueError(f"{row.place}: there is no file {row.path}")
     shown = [row for row in rows if clip.frames == 1 or not is_picture(row.path)]
     with ThreadPoolExecutor(min(THREADS, 1 + len(shown) // ROWS_PER_THREAD)) as pool:
-        outcomes = list(pool.map(partial(_measure, time_limit), shown))
+        outcomes = list(pool.map(partial(_measure, tolerance.seconds), shown))
     measured = [row for row in outcomes if isinstance(row, Row)]
-    unreadable = [error for error in outcomes if isinstance(error, str)]
+    unreadable = [error for error in outcomes if isinstance(error, UnreadableVideo)]
+    report_all([row for row, error in zip(shown, outcomes, strict=True) if error in unreadable], unreadable, tolerance)
     span = (clip.frames - 1) / clip.fps
     used = [row for row in measured if row.end is None or row.end - row.start > span]
     pictures, short = len(rows) - len(shown), len(measured) - len(used)
     needed = f"{clip.frames} frames at {clip.fps:g} fps need more than {span:g} s"
     left_out = f"{pictures} pictures, {len(unreadable)} unreadable, {short} too short ({needed})"
     if unreadable:
-        check_share(len(unreadable), len(rows), broken_limit, f"the first is {unreadable[0]}")
+        check_share(len(unreadable), len(rows), tolerance.limit, f"the first is {unreadable[0]}")
     if not used:
         raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on gives a clip: {left_out}")
     if len(used) < len(rows):
@@ -130,15 +125,14 @@ def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1, time_lim
     return used
 
 
-def _measure(time_limit: float, row: Row) -> Row | str:
-    """The row with its end; a picture has none. What is wrong, with its place, if the file cannot be opened."""
+def _measure(seconds: float, row: Row) -> Row | UnreadableVideo:
+    """The row with its end; a picture has none. What is wrong, if the file cannot be opened."""
     if row.end is not None or is_picture(row.path):
         return row
     try:
-        return replace(row, end=read_guarded(time_limit, probe, row.path).seconds)
+        return replace(row, end=read_guarded(seconds, probe, row.path).seconds)
     except UnreadableVideo as error:
-        rank_zero_info(f"{row.place}: left out: {error}")
-        return f"{row.place}: {error}"
+        return error
 
 
 def _start(row: Row, clip: Clip, moment: float) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from datamodules.base import ClipDataModule
+from datamodules.broken import Tolerance
 from datamodules.folder_clips import FolderClips, random_view, usable_rows
 from datamodules.manifest import Row, read_manifest
 from modules.geometry import Clip
@@ -91,7 +91,7 @@ class VideoFolder(ClipDataModule):
         rows, view = self._usable, partial(random_view, self.seed, self.flip)
         if self.val_manifest is None:
             rows, _ = hold_out(rows, self.held_out_share)
-        return FolderClips(rows, self.clip, self._class_ids, view=view, **self._patience)
+        return FolderClips(rows, self.clip, self._class_ids, view=view, tolerance=self._tolerance)
 
     @cached_property
     def _held_out_clips(self) -> FolderClips:
@@ -99,13 +99,12 @@ class VideoFolder(ClipDataModule):
             _, rows = hold_out(self._usable, self.held_out_share)
         else:
             rows = self._choose(read_manifest(self.val_manifest))
-        return FolderClips(rows, self.clip, self._class_ids, **self._patience)
+        return FolderClips(rows, self.clip, self._class_ids, tolerance=self._tolerance)
 
     @property
-    def _patience(self) -> dict[str, Any]:
-        """What a data set shall do about files that cannot be read."""
+    def _tolerance(self) -> Tolerance:
         report = Path(self.trainer.default_root_dir, "broken_files.jsonl") if self.trainer else None
-        return {"broken_limit": self.broken_limit, "time_limit": self.time_limit, "report": report}
+        return Tolerance(self.broken_limit, self.time_limit, report)
 
     @cached_property
     def _rows(self) -> list[Row]:
@@ -124,7 +123,7 @@ class VideoFolder(ClipDataModule):
         chosen = [row for row in rows if row.has(self.where)]
         if not chosen:
             raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on has {self.where}")
-        return usable_rows(chosen, self.clip, self.broken_limit, self.time_limit)
+        return usable_rows(chosen, self.clip, self._tolerance)
 
 
 def hold_out(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:

@@ -130,11 +130,11 @@ class Report:
 
 
 @rank_zero_only
-def report_all(rows: list[Row], errors: list[UnreadableVideo], tolerance: Tolerance) -> None:
+def report_all(broken: list[tuple[Row, UnreadableVideo]], tolerance: Tolerance) -> None:
     """Reports rows that all processes of a run have found broken, from the first of them."""
     report = Report(tolerance.report)
-    for number, (row, error) in enumerate(zip(rows, errors, strict=True), start=1):
-        report.add(row, error, f"{number} of {len(rows)} that cannot be opened")
+    for number, (row, error) in enumerate(broken, start=1):
+        report.add(row, error, f"{number} of {len(broken)} that cannot be opened")
 
 
 def read_guarded(seconds: float, function: Callable[..., Result], path: Path, *arguments: object) -> Result:
@@ -149,12 +149,12 @@ def read_guarded(seconds: float, function: Callable[..., Result], path: Path, *a
         raise UnreadableVideo(f"{path}: {error}") from error
 
 
-def stand_ins(index: int, total: int) -> Iterator[int]:
-    """All other rows, in an order that depends on nothing but the two numbers, and is another one for every row.
+def stand_ins(index: int, visit: int, total: int) -> Iterator[int]:
+    """All other rows, in an order that depends on nothing but the numbers given, and is another one for every row and visit.
 
     With the next row in its place, one whole file after a hundred broken ones would be seen a hundred times as often as others.
     """
-    chance = random.Random(f"stand-ins/{index}/{total}")
+    chance = random.Random(f"stand-ins/{index}/{visit}/{total}")
     first, stride = chance.randrange(total), chance.randrange(1, total + 1)
     while gcd(stride, total) > 1:
         stride = chance.randrange(1, total + 1)
@@ -166,4 +166,3 @@ def check_share(broken: int, rows: int, limit: float, details: str) -> None:
     """Raises ``ValueError`` if more than ``limit`` of the rows are broken."""
     if broken > limit * rows:
         raise ValueError(f"{broken} of {rows} rows are unreadable, more than the broken_limit of {limit:g}; {details}")
-

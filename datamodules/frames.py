@@ -1,7 +1,7 @@
 """Decoded frames by time: from the nearest keyframe before the first time on, one at a time.
 
 Time counts from the first frame that a file shows. Rotation marks of cameras are obeyed; transparent parts turn white, as on a page;
-pixels count as square.
+pixels count as square. Of an interlaced frame, whose odd and even rows are of different times, the even rows are shown twice.
 """
 
 from __future__ import annotations
@@ -153,6 +153,8 @@ def pixels_of(frame: VideoFrame) -> Tensor:
     # A palette may hold transparent colours.
     transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
     pixels = torch.from_numpy(frame.to_ndarray(format="rgba" if transparent else "rgb24", threads=1))
+    if frame.interlaced_frame:
+        pixels = pixels[::2].repeat_interleave(2, dim=0)[: len(pixels)]
     return over_white(torch.rot90(pixels, round(frame.rotation / 90)))
 
 

@@ -150,14 +150,14 @@ def _answer(function: Callable[..., Any], arguments: tuple, shared: int) -> tupl
         error.add_note(f"in a helper process:\n{traceback.format_exc()}")
         return "error", error
     if isinstance(value, Tensor):
-        os.pwrite(shared, value.contiguous().numpy(), 0)
+        os.pwrite(shared, value.contiguous().numpy().data, 0)
         return "tensor", tuple(value.shape)
     return "value", value
 
 
 def _read(shared: int, shape: tuple[int, ...]) -> Tensor:
     tensor = torch.empty(shape, dtype=torch.uint8)
-    os.preadv(shared, [tensor.numpy()], 0)
+    os.preadv(shared, [tensor.numpy().data], 0)
     return tensor
 
 

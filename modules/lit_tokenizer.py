@@ -85,9 +85,10 @@ class LitTokenizer(LightningModule):
                     f"a tokenizer reconstructs video files, which {type(data).__name__} does not have: add -c configs/reconstruct.yaml"
                 )
             return
-        layout = self.tokenizer.layout(data.clip)
-        scores = (self.tokenizer.shape.temporal_factor, layout.pyramid.scales, self.tokenizer.bits)
-        self.training_scores, self.scores = ReconstructionScores(*scores), ReconstructionScores(*scores)
+        # Held-out clips are all of one size; those of training may not be.
+        self.scores = self._new_scores(self.tokenizer.layout(data.clip).pyramid.scales)
+        for clip in data.train_clips if stage == "fit" else ():
+            self.tokenizer.layout(clip)
         strategy = self.trainer.strategy
         turns = stage == "fit" and self.adversary is not None
         if turns and isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
@@ -219,13 +220,17 @@ class LitTokenizer(LightningModule):
     def _score_training(self, video: Tensor, result: Reconstruction) -> None:
         """Score the batch of a step that is logged."""
         if self._is_logged():
-            self.training_scores.update(to_uint8(result.video), to_uint8(video), result.quantized.bits, result.quantized.left)
-            self.log_dict({f"train/{name}": value for name, value in self.training_scores.collect().items()})
+            scores = self._new_scores(len(result.quantized.bits)).to(self.device)
+            scores.update(to_uint8(result.video), to_uint8(video), result.quantized.bits, result.quantized.left)
+            self.log_dict({f"train/{name}": value for name, value in scores.collect().items()})
 
     def _log_training(self, terms: dict[str, Tensor]) -> None:
         self.log("loss", terms["loss"], prog_bar=True, logger=False)
         skipped = {"skipped_steps": float(self.steps.skipped), "critics/skipped_steps": float(self.critic_steps.skipped)}
         self.log_dict({f"train/{name}": value for name, value in {**terms, **skipped}.items()})
+
+    def _new_scores(self, scales: int) -> ReconstructionScores:
+        return ReconstructionScores(self.tokenizer.shape.temporal_factor, scales, self.tokenizer.bits)
 
     def _is_logged(self) -> bool:
         """Whether Lightning hands what is logged in this step to the loggers."""

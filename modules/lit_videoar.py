@@ -26,7 +26,7 @@ from modules.autoregression import (
     teach,
 )
 from modules.batch import Requests, VideoBatch
-from modules.geometry import Clip
+from modules.geometry import Clip, Layout
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
 from modules.pixels import to_uint8, to_unit
@@ -87,10 +87,15 @@ class LitVideoAR(LightningModule):
             if not hasattr(data, "requests"):
                 raise ValueError(f"clips are made from prompts, which {type(data).__name__} does not have: add -c configs/sample.yaml")
             return
-        self.layout = self.tokenizer.layout(data.clip)
+        # Held-out clips are all of one size; those of training may not be.
+        self.scores, self.quality = BitScores(self.tokenizer.layout(data.clip), self.tokenizer.bits), FrameQuality()
         if stage == "fit":
+            for clip in data.train_clips:
+                self.tokenizer.layout(clip)
             self.transformer.condition.learn_names(data.class_names, data.captions)
-        self.scores, self.quality = BitScores(self.layout, self.tokenizer.bits), FrameQuality()
+            if data.changing and self.memory.clips:
+                rank_zero_info("training clips change from visit to visit, so no latents are kept in memory")
+                self.memory = LatentMemory()
 
     def on_fit_start(self) -> None:
         # Not in setup, where the trainer does not tell yet whether it goes on from a checkpoint.
@@ -108,9 +113,10 @@ class LitVideoAR(LightningModule):
         seed_step(self.global_rank, self.global_step, batch_index % self.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
-        ids = self._dropped(self._ids(batch))
-        lesson = self._teach(batch, self._shown(ids))
-        logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)), lesson.complete)
+        ids, latent = self._dropped(self._ids(batch)), self.encode(batch)
+        layout = Layout.of(latent)
+        lesson = self._teach(latent, self._shown(ids, layout))
+        logits = self.transformer(lesson.inputs, layout, ids, self._kept_frames(len(ids), layout), lesson.complete)
         loss = bit_loss(logits, lesson.targets)
         accuracy = ((logits > 0) == lesson.targets).float().mean()
         self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
@@ -179,16 +185,16 @@ class LitVideoAR(LightningModule):
         scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _shown(self, ids: Tensor) -> Shows:
+    def _shown(self, ids: Tensor, layout: Layout) -> Shows:
         """What a training batch shows the model: true bits, some of them flipped, or samples of its own."""
-        if self.rollout is None or self.layout.frames == 1:
+        if self.rollout is None or layout.frames == 1:
             return self.corruption
         due = self.rollout.due(self.global_step)
         self.log("train/rollout", float(due))
-        return self.rollout.begin(self.transformer, ids, self.layout) if due else self.corruption
+        return self.rollout.begin(self.transformer, ids, layout) if due else self.corruption
 
-    def _teach(self, batch: VideoBatch, shows: Shows) -> Lesson:
-        return teach(self.encode(batch), shows, self.layout.pyramid, self.transformer.resize)
+    def _teach(self, latent: Tensor, shows: Shows) -> Lesson:
+        return teach(latent, shows, Layout.of(latent).pyramid, self.transformer.resize)
 
     def _ids(self, batch: VideoBatch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""
@@ -199,15 +205,15 @@ class LitVideoAR(LightningModule):
         drop = torch.rand(len(ids), 1, device=ids.device) < self.condition_dropout
         return torch.where(drop, -1, ids)
 
-    def _kept_frames(self, clips: int) -> Tensor | None:
-        return None if self.frame_mask is None else self.frame_mask.draw(clips, self.layout.frames, self.device)
+    def _kept_frames(self, clips: int, layout: Layout) -> Tensor | None:
+        return None if self.frame_mask is None else self.frame_mask.draw(clips, layout.frames, self.device)
 
     @torch.no_grad()
     def _score(self, batch: VideoBatch, stage: str) -> None:
         """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
-        lesson = self._teach(batch, BitCorruption())
-        ids = self._ids(batch)
-        logits = self.transformer(lesson.inputs, self.layout, ids, complete=lesson.complete)
+        ids, latent = self._ids(batch), self.encode(batch)
+        lesson = self._teach(latent, BitCorruption())
+        logits = self.transformer(lesson.inputs, Layout.of(latent), ids, complete=lesson.complete)
         self.scores.update(logits, lesson.targets)
         self.log(f"{stage}/loss", bit_loss(logits, lesson.targets), batch_size=len(ids), prog_bar=True, sync_dist=True)
 

@@ -127,7 +127,9 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("state", ["idle", "hang"])
 def test_no_helper_outlives_an_owner_that_is_killed(state: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER, guard.__file__, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, guard.__file__, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
         helper = int(owner.stdout.readline())
         owner.kill()
     for _ in range(600):

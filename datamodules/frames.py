@@ -18,6 +18,7 @@ import torch
 from av import VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import formats_available
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -29,8 +30,10 @@ SAME_TIME = 1e-4
 # Largest pictures, 8192 x 8192: headers can claim sizes that no memory holds.
 MOST_PIXELS = 2**26
 
-# "file:" before a path keeps a colon in its name from being read as a protocol, the whitelist a playlist from fetching what it names.
-OPTIONS = {"protocol_whitelist": "file", "max_pixels": str(MOST_PIXELS)}
+# Of lists of other files one may name itself, and all of them may name what is none of our business.
+FORMATS = ",".join(sorted(formats_available - {"concat", "dash", "hls", "imf", "sdp"}))
+
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MOST_PIXELS)}
 
 # libav writes about damaged files to stderr; what it finds reaches the caller as an exception.
 av.logging.set_level(av.logging.PANIC)
@@ -50,7 +53,8 @@ def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
     if reason := objection(path):
         raise UnreadableVideo(f"{path}: {reason}")
     try:
-        with av.open(f"file:{path}", options=OPTIONS) as container:
+        # "file:" keeps a colon in a name from being read as a protocol. What is written about a file may be in any encoding.
+        with av.open(f"file:{path}", options=OPTIONS, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream):
                 raise Trouble("there is no video stream in it")
@@ -60,7 +64,7 @@ def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
                 raise Trouble(f"its pictures have {stream.width} x {stream.height} pixels, more than {MOST_PIXELS:,}")
             # The workers of a loader already keep the cores busy, and small frames are slower in threads.
             stream.thread_type = "NONE"
-            stream.codec_context.options = OPTIONS
+            stream.codec_context.options = {"max_pixels": OPTIONS["max_pixels"]}
             yield container, stream
     except (FFmpegError, Trouble) as error:
         raise UnreadableVideo(f"{path}: {getattr(error, 'strerror', None) or error}") from error

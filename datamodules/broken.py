@@ -91,8 +91,10 @@ class BrokenFiles:
             self._broken[index] = True
             self._report.add(row, error, f"{self.count} of {self.total} so far")
         check_share(self.count, self.total, self.tolerance.limit, f"{row.place}: {error}")
-        if self._attempts >= ATTEMPTS:
-            check_share(int(self._failures), int(self._attempts), 2 * self.tolerance.limit, f"{row.place}: {error}")
+        failures, attempts = int(self._failures), int(self._attempts)
+        if attempts >= ATTEMPTS and failures > 2 * self.tolerance.limit * attempts:
+            limit = f"more than twice the broken_limit of {self.tolerance.limit:g}"
+            raise ValueError(f"{failures} of the first {attempts} clips cannot be read, {limit}; {row.place}: {error}")
 
 
 class Report:

@@ -13,24 +13,28 @@ from modules.geometry import Clip
 class Mixture(ClipDataModule):
     """Batches from several data modules in a stated ratio; every batch, on all processes, is from one of them.
 
-    Each part keeps its own clip, batch size, seed of the order and ``until``. The first part is the main one: its held-out clips are
-    validated and tested, and ``clip``, what is generated, is its own. All parts share the largest of their numbers of workers.
+    Each part keeps its own clip, batch size, seed of the order and ``until``. All share the largest of their numbers of workers.
 
     Args:
-        parts: Data modules by name, the main one first. Those whose clips have classes have the same.
+        parts: Data modules by name. Those whose clips have classes have the same.
         ratio: Share of the batches by name, such as ``{video: 3, images: 1}`` for a picture batch in every four.
+        main: Name of the part whose held-out clips are validated and tested, and whose ``clip`` is what is generated.
 
     Raises:
-        ValueError: If ``parts`` and ``ratio`` do not name the same, a share is not positive, or a part cannot be mixed.
+        ValueError: If ``parts`` and ``ratio`` do not name the same, there is no part ``main``, or a share is not positive.
     """
 
-    def __init__(self, parts: dict[str, ClipDataModule], ratio: dict[str, float]) -> None:
-        if not parts or set(parts) != set(ratio):
+    def __init__(self, parts: dict[str, ClipDataModule], ratio: dict[str, float], main: str) -> None:
+        if set(parts) != set(ratio):
             raise ValueError(f"parts and ratio must name the same, got {', '.join(parts)} and {', '.join(ratio)}")
+        if main not in parts:
+            raise ValueError(f"main must be the name of a part, one of {', '.join(parts)}, got {main!r}")
         for name, share in ratio.items():
             if not 0 < share < float("inf"):
                 raise ValueError(f"ratio: the share of {name} must be positive, got {share}")
-        self.parts, self.ratio, (self.main, *_) = parts, ratio, parts.values()
+        # In an order that no file of settings can change, as the order of the clips goes by it.
+        self.parts = {name: parts[name] for name in sorted(parts)}
+        self.ratio, self.main = ratio, parts[main]
         workers = max(part.workers for part in parts.values())
         super().__init__(self.main.clip, batch_size=self.main.batch_size, workers=workers, seed=self.main.seed)
 

@@ -84,7 +84,8 @@ def composed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         with torch.device("meta"):
             cli = main([*args, "--trainer.default_root_dir", str(tmp_path), *HARDWARE.values()])
         if hasattr(cli.datamodule, "clip"):
-            cli.model.tokenizer.layout(cli.datamodule.clip)
+            for clip in [cli.datamodule.clip, *getattr(cli.datamodule, "train_clips", [])]:
+                cli.model.tokenizer.layout(clip)
         return cli
 
     return compose

@@ -16,12 +16,12 @@ from modules.geometry import Clip
 
 def mixture(workers=0, **sizes):
     """Videos of 5 frames, numbers 0..16, three a batch; pictures 17..25, two a batch; every third batch is one of pictures."""
-    sizes = {"video": 3, "pictures": 2, **sizes}
+    sizes = {"film": 3, "pictures": 2, **sizes}
     parts = {
-        "video": NumberClips(17, 5, batch_size=sizes["video"], workers=workers),
+        "film": NumberClips(17, 5, batch_size=sizes["film"], workers=workers),
         "pictures": NumberClips(9, 1, batch_size=sizes["pictures"]),
     }
-    return Mixture(parts, {"video": 2, "pictures": 1})
+    return Mixture(parts, {"pictures": 1, "film": 2}, main="film")
 
 
 def growing(workers=0):
@@ -60,6 +60,12 @@ def test_a_batch_is_of_one_part_and_has_its_size():
     assert abs(sum(frames == 1 for frames, _ in seen) - 100) < 3
 
 
+def test_the_order_of_the_names_does_not_matter():
+    parts = {"b": NumberClips(17, 5), "a": NumberClips(9, 1)}
+    turned = dict(reversed(parts.items()))
+    assert row(Mixture(parts, {"b": 2, "a": 1}, main="b"), 30) == row(Mixture(turned, {"a": 1, "b": 2}, main="b"), 30)
+
+
 def test_every_part_comes_whole_before_it_comes_again():
     counts = Counter()
     for _, numbers in row(mixture(), 200):
@@ -75,17 +81,17 @@ def test_the_order_is_the_same_for_any_number_of_workers():
 
 
 def test_processes_take_the_same_part_and_share_its_order(monkeypatch):
-    alone = row(mixture(video=4, pictures=2), 60)
+    alone = row(mixture(film=4, pictures=2), 60)
     shares = []
     for rank in (0, 1):
         as_process(monkeypatch, rank, 2)
-        shares.append(row(mixture(video=2, pictures=1), 60))
+        shares.append(row(mixture(film=2, pictures=1), 60))
     assert [(one[0], one[1] + other[1]) for one, other in zip(*shares, strict=True)] == alone
     assert [frames for frames, _ in shares[0]] == [frames for frames, _ in shares[1]]
 
 
 def test_a_mixture_goes_over_to_another_number_of_processes(monkeypatch):
-    loader = mixture(video=4, pictures=2).train_dataloader()
+    loader = mixture(film=4, pictures=2).train_dataloader()
     iterator = iter(loader)
     for _ in range(5):
         next(iterator)
@@ -94,7 +100,7 @@ def test_a_mixture_goes_over_to_another_number_of_processes(monkeypatch):
     shares = []
     for rank in (0, 1):
         as_process(monkeypatch, rank, 2)
-        data = mixture(video=2, pictures=1)
+        data = mixture(film=2, pictures=1)
         data.load_state_dict(state)
         shares.append([numbers for _, numbers in row(data, len(rest))])
     assert [one + other for one, other in zip(*shares, strict=True)] == rest
@@ -122,7 +128,7 @@ def test_growth_is_exact_to_the_step(tmp_path):
 
 
 def test_mixtures_grow_by_their_parts():
-    data = Mixture({"video": growing(), "pictures": NumberClips(9, 1, batch_size=2)}, {"video": 1, "pictures": 1})
+    data = Mixture({"film": growing(), "pictures": NumberClips(9, 1, batch_size=2)}, {"film": 1, "pictures": 1}, main="film")
     frames = [frames for frames, numbers in row(data, 60) if numbers[0] < 51]
     assert frames == sorted(frames) and set(frames) == {1, 5, 9} and 20 < len(frames) < 40
     assert data.clip.frames == 9 and [clip.frames for clip in data.train_clips] == [1, 5, 9, 1]
@@ -151,22 +157,25 @@ def test_too_few_clips_of_any_part_are_refused_by_name(monkeypatch):
     as_process(monkeypatch, 0, 5)
     with pytest.raises(ValueError, match=r"9 training clips \(pictures\) .* \(batch_size 2 x 5 processes\)"):
         mixture().train_dataloader()
-    short = Mixture({"a": NumberClips(3, until={2: Beginning(batch_size=9)})}, {"a": 1})
+    short = Mixture({"a": NumberClips(3, until={2: Beginning(batch_size=9)})}, {"a": 1}, main="a")
     with pytest.raises(ValueError, match=r"3 training clips \(a, before step 2\) .* 45"):
         short.train_dataloader()
 
 
 def test_what_cannot_be_mixed_is_refused():
     part = NumberClips()
-    for parts, ratio in (({"a": part}, {"b": 1}), ({}, {}), ({"a": part}, {"a": 1, "b": 1})):
+    for parts, ratio in (({"a": part}, {"b": 1}), ({"a": part}, {"a": 1, "b": 1})):
         with pytest.raises(ValueError, match="parts and ratio must name the same"):
-            Mixture(parts, ratio)
+            Mixture(parts, ratio, main="a")
+    for parts in ({}, {"a": part}):
+        with pytest.raises(ValueError, match="main must be the name of a part, one of .*, got 'b'"):
+            Mixture(parts, dict.fromkeys(parts, 1), main="b")
     with pytest.raises(ValueError, match="ratio: the share of b must be positive, got 0"):
-        Mixture({"a": part, "b": part}, {"a": 1, "b": 0})
+        Mixture({"a": part, "b": part}, {"a": 1, "b": 0}, main="a")
     other = NumberClips()
     other.class_names = ["left", "right"]
     with pytest.raises(ValueError, match=r"b has the classes left, right \(2\), another part has 0 up, 0 down, 0 left, ... \(40\)"):
-        Mixture({"a": MovingDigits(Clip(1, 1, 1)), "b": other}, {"a": 1, "b": 1}).setup("fit")
+        Mixture({"a": MovingDigits(Clip(1, 1, 1)), "b": other}, {"a": 1, "b": 1}, main="a").setup("fit")
 
 
 def test_beginnings_are_checked():
@@ -196,6 +205,6 @@ def test_a_position_far_away_is_found_at_once():
 
 def test_captions_and_classes_are_those_of_all_parts():
     clips = {"video": MovingDigits(Clip(5, 16, 16)), "pictures": MovingDigits(Clip(1, 16, 16))}
-    data = Mixture(clips, {"video": 0.7, "pictures": 0.3})
+    data = Mixture(clips, {"video": 0.7, "pictures": 0.3}, main="video")
     assert data.class_names == clips["video"].class_names and data.captions == sorted(clips["video"].captions)
     assert torch.equal(data.dataset("val")[0]["video"], clips["video"].dataset("val")[0]["video"])

@@ -18,11 +18,22 @@ import torch
 from av import VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import formats_available
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from datamodules.file_kind import objection
+
 # Seconds below which two times are the same; no container is finer where it matters.
 SAME_TIME = 1e-4
+
+# Largest pictures, 8192 x 8192: headers can claim sizes that no memory holds.
+MOST_PIXELS = 2**26
+
+# Of lists of other files one may name itself, and all of them may name what is none of our business.
+FORMATS = ",".join(sorted(formats_available - {"concat", "dash", "hls", "imf", "sdp"}))
+
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MOST_PIXELS)}
 
 # libav writes about damaged files to stderr; what it finds reaches the caller as an exception.
 av.logging.set_level(av.logging.PANIC)
@@ -39,16 +50,21 @@ class Trouble(Exception):
 @contextmanager
 def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A file and its main video stream; trouble inside becomes an ``UnreadableVideo``."""
-    if not Path(path).is_file():
-        raise UnreadableVideo(f"{path}: there is no such file")
+    if reason := objection(path):
+        raise UnreadableVideo(f"{path}: {reason}")
     try:
-        # "file:" keeps a colon in a name from being read as a protocol, the whitelist a playlist from fetching what it names.
-        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+        # "file:" keeps a colon in a name from being read as a protocol. What is written about a file may be in any encoding.
+        with av.open(f"file:{path}", options=OPTIONS, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream):
                 raise Trouble("there is no video stream in it")
+            if not stream.codec_context:
+                raise Trouble("there is no decoder for its video stream")
+            if stream.width * stream.height > MOST_PIXELS:
+                raise Trouble(f"its pictures have {stream.width} x {stream.height} pixels, more than {MOST_PIXELS:,}")
             # The workers of a loader already keep the cores busy, and small frames are slower in threads.
             stream.thread_type = "NONE"
+            stream.codec_context.options = {"max_pixels": OPTIONS["max_pixels"]}
             yield container, stream
     except (FFmpegError, Trouble) as error:
         raise UnreadableVideo(f"{path}: {getattr(error, 'strerror', None) or error}") from error
@@ -74,19 +90,27 @@ def _nearest(frames: Iterator[Shown], times: Iterable[float]) -> Generator[Video
             earlier, later = later, next(frames, None)
         if later is None and time > earlier.time + SAME_TIME and time > earlier.end - SAME_TIME:
             return earlier.end
+        if later is not None and later.doubtful and earlier.end + SAME_TIME < time < later.time - SAME_TIME:
+            raise Trouble(f"its frames from {earlier.end:.3f} s to {later.time:.3f} s are lost")
         chosen = later if later is not None and later.time - time + SAME_TIME < time - earlier.time else earlier
-        if chosen.frame.is_corrupt:
+        if chosen.spoiled:
             raise Trouble(f"the frame at {chosen.time:.3f} s is damaged")
         yield chosen.frame
     return None
 
 
 class Shown(NamedTuple):
-    """A decoded frame and the seconds from and to which it is on the screen."""
+    """A decoded frame.
+
+    ``time`` and ``end`` are the seconds from and to which it is on the screen. ``spoiled`` says that it or a frame that it is made from
+    is damaged; ``doubtful`` that libav complained of something before it, which it does of whole files too: proof only with a gap.
+    """
 
     time: float
     end: float
     frame: VideoFrame
+    spoiled: bool
+    doubtful: bool
 
 
 def _frames_from(container: InputContainer, stream: VideoStream, start: float) -> Iterator[Shown]:
@@ -106,16 +130,26 @@ def _frames_from(container: InputContainer, stream: VideoStream, start: float) -
     if first is None:
         raise Trouble(f"no frame can be decoded at {start:.3f} s or before")
     for shown in chain([first], frames):
-        yield Shown(shown.time - origin, shown.end - origin, shown.frame)
+        yield shown._replace(time=shown.time - origin, end=shown.end - origin)
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
     rate = stream.average_rate or stream.guessed_rate
-    for frame in container.decode(stream):
-        if frame.time is None or not frame.time_base:
-            raise Trouble("its frames carry no times")
-        length = frame.duration * frame.time_base if frame.duration else 1 / rate if rate else 0
-        yield Shown(frame.time, frame.time + float(length), frame)
+    complaints, spoiled, doubtful = _complaints(), False, False
+    for packet in container.demux(stream):
+        doubtful |= packet.is_corrupt
+        for frame in packet.decode():
+            if frame.time is None or not frame.time_base:
+                raise Trouble("its frames carry no times")
+            length = frame.duration * frame.time_base if frame.duration else 1 / rate if rate else 0
+            spoiled = frame.is_corrupt or (spoiled and not frame.key_frame)
+            doubtful |= _complaints() > complaints
+            yield Shown(frame.time, frame.time + float(length), frame, spoiled, doubtful)
+
+
+def _complaints() -> int:
+    """How often libav has complained in this process, whatever is done with what it says."""
+    return av.logging.get_last_error()[0]
 
 
 def pixels_of(frame: VideoFrame) -> Tensor:

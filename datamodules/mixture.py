@@ -40,6 +40,8 @@ class Mixture(ClipDataModule):
 
     def setup(self, stage: str) -> None:
         """Makes the data sets of a stage; raises ``ValueError`` if classes differ from part to part."""
+        for part in self.parts.values():
+            part.trainer = self.trainer
         super().setup(stage)
         names = {name: part.class_names for name, part in self.parts.items() if part.class_names}
         for name, own in names.items():

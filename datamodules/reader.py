@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.frames import Trouble, UnreadableVideo, nearest, opened, over_white, pixels_of
+from datamodules.file_kind import objection
+from datamodules.frames import MOST_PIXELS, Trouble, UnreadableVideo, nearest, opened, over_white, pixels_of
 from datamodules.transforms import CENTRE, Framing
 from modules.geometry import Clip
 
@@ -22,6 +24,9 @@ __all__ = ["PICTURES", "Probe", "UnreadableVideo", "is_picture", "probe", "read_
 ORIENTATION, TURNED = 0x0112, {5, 6, 7, 8}
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+# What a picture may really be, whatever its suffix; some other formats of Pillow's start programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,12 @@ def read_clip(path: Path | str, clip: Clip, start_seconds: float = 0.0, framing:
 @contextmanager
 def _opened_picture(path: Path | str) -> Iterator[Image.Image]:
     """A picture file; trouble inside becomes an ``UnreadableVideo``."""
-    if not Path(path).is_file():
-        raise UnreadableVideo(f"{path}: there is no such file")
+    if reason := objection(path):
+        raise UnreadableVideo(f"{path}: {reason}")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableVideo(f"{path}: {error}") from error

@@ -44,6 +44,16 @@ class _WrappedLoader:
             generator=torch.Generator(),
         )
 
+    def _batches(self) -> Iterator[Any]:
+        """One pass; what is wrong with the data is said in the same words whoever finds it."""
+        try:
+            yield from self._loader
+        except ValueError as error:
+            # From a worker it comes with the worker's traceback as text.
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ValueError(str(error).rstrip().rsplit("\nValueError: ", 1)[-1]) from error
+
     # Lightning stops the workers of whatever has an attribute of this name when a run ends. Left to the garbage collector, which may
     # take the queues apart before the workers, every worker would block it for five seconds.
     @property
@@ -102,7 +112,7 @@ class ResumableLoader(_WrappedLoader):
     def __iter__(self) -> Iterator[Any]:
         _, world = place()
         self._plan.batches = self._places(self._steps, list(self._consumed))
-        for batch in self._loader:
+        for batch in self._batches():
             # Counted here and not in the sampler, which runs ahead of the training loop by what the workers prefetch.
             number = self._turn(self._steps)
             self._steps += 1
@@ -162,7 +172,7 @@ class HeldOutLoader(_WrappedLoader):
 
     def __iter__(self) -> Iterator[Any]:
         self._plan.batches = self._share()
-        return iter(self._loader)
+        return self._batches()
 
     def _share(self) -> list[list[int]]:
         rank, world = place()

@@ -25,7 +25,7 @@ class UCF101(FileClips):
         clip: What a clip measures.
         split: Which of the lists, 1 to 3.
         views: What a training clip shows of its file, in time and on the screen; the same at every visit if not given.
-        broken_limit: Largest share of files that may be unreadable; those within it are logged and replaced.
+        broken_limit: Largest share of files that may be unreadable; those within it are listed and replaced.
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order and the views.
@@ -62,11 +62,11 @@ class UCF101(FileClips):
         return fitting_rows(self._measured, clip)
 
     def held_out_rows(self) -> list[Row]:
-        return fitting_rows(measured_rows(self._listed("testlist"), self.broken_limit), self.clip)
+        return fitting_rows(measured_rows(self._listed("testlist"), self.tolerance), self.clip)
 
     @cached_property
     def _measured(self) -> list[Row]:
-        return measured_rows(self._listed("trainlist"), self.broken_limit)
+        return measured_rows(self._listed("trainlist"), self.tolerance)
 
     @cached_property
     def _classes(self) -> dict[str, int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import Phase
+from datamodules.broken import read_guarded
 from datamodules.folder_clips import THREADS
 from datamodules.manifest import Row, value_of
 from datamodules.reader import UnreadableVideo, shown_size
@@ -84,7 +85,7 @@ class VideoBuckets(VideoFolder):
     def _shown(self) -> dict[str, Size]:
         """The height and width of every file, by its path as written."""
         with ThreadPoolExecutor(THREADS) as pool:
-            sizes = pool.map(_size_of, self._measured)
+            sizes = pool.map(partial(_size_of, self.time_limit), self._measured)
             own = (self.clip.height, self.clip.width)
             return {row.written: size or own for row, size in zip(self._measured, sizes, strict=True)}
 
@@ -127,7 +128,7 @@ def _at(clip: Clip, size: Size) -> Clip:
     return replace(clip, height=size[0], width=size[1])
 
 
-def _size_of(row: Row) -> Size | None:
+def _size_of(seconds: float, row: Row) -> Size | None:
     """Height and width as the row says or the file shows; None if the file cannot be read, which reading its clip will tell."""
     said = [value_of(row.values, key, int, row.place, "a whole number of pixels") for key in ("height", "width")]
     if all(said):
@@ -135,6 +136,6 @@ def _size_of(row: Row) -> Size | None:
             raise ValueError(f'{row.place}: "height" and "width" must be at least 1, got {said[0]} and {said[1]}')
         return said[0], said[1]
     try:
-        return shown_size(row.path)
+        return read_guarded(seconds, shown_size, row.path)
     except UnreadableVideo:
         return None

@@ -35,7 +35,9 @@ class VideoFolder(FileClips):
             others and no file is on both sides; at least one file, or none at 0.
         where: Values that a row must have to be used, such as ``{"kind": "clip", "checked": true}``; also for ``val_manifest``.
         views: What a training clip shows of its file, in time and on the screen; the same at every visit if not given.
-        broken_limit: Largest share of files that may be unreadable; those within it are logged and replaced.
+        broken_limit: Largest share of files that may be unreadable; those within it are replaced, and listed in ``broken_files.jsonl`` in
+            the run's folder.
+        time_limit: Seconds that reading a clip may take; a file that takes longer is unreadable.
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order and the views.
@@ -55,12 +57,14 @@ class VideoFolder(FileClips):
         where: dict[str, str | bool | int] | None = None,
         views: Views | None = None,
         broken_limit: float = 0.1,
+        time_limit: float = 60.0,
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
         until: dict[int, Beginning] | None = None,
     ) -> None:
-        super().__init__(clip, views=views, broken_limit=broken_limit, batch_size=batch_size, workers=workers, seed=seed, until=until)
+        patience = {"broken_limit": broken_limit, "time_limit": time_limit}
+        super().__init__(clip, views=views, batch_size=batch_size, workers=workers, seed=seed, until=until, **patience)
         if not 0 <= held_out_share < 1:
             raise ValueError(f"held_out_share must be at least 0 and below 1, got {held_out_share}")
         self.manifest, self.val_manifest, self.held_out_share, self.where = manifest, val_manifest, held_out_share, where or {}
@@ -103,7 +107,7 @@ class VideoFolder(FileClips):
         chosen = [row for row in rows if row.has(self.where)]
         if not chosen:
             raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on has {self.where}")
-        return measured_rows(chosen, self.broken_limit)
+        return measured_rows(chosen, self.tolerance)
 
 
 def hold_out(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:

@@ -1,6 +1,7 @@
 """When and how much: schedules over the steps of a run, and what a run leaves behind."""
 
 from callbacks.error_inheritance import ErrorInheritance
+from callbacks.evaluate_videos import EvaluateVideos
 from callbacks.flip_ratio import FlipRatioSchedule
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.log_videos import LogVideos
@@ -13,6 +14,7 @@ from callbacks.write_videos import WriteVideos
 
 __all__ = [
     "ErrorInheritance",
+    "EvaluateVideos",
     "FlipRatioSchedule",
     "LastCheckpoint",
     "LogVideos",

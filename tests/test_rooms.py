@@ -35,7 +35,7 @@ DOORS: dict[str, set[str]] = {
     "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
     "modules.loading": {"modules"},
     "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels", "modules.features"},
-    "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.autoregression.corruption"},
+    "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.metrics", "modules.autoregression.corruption"},
     "train": {"callbacks", "datamodules", "modules"},
 }
 WITH_LIGHTNING = {"modules.mistakes", "modules.lit_tokenizer", "modules.lit_videoar", "datamodules", "callbacks", "train"}

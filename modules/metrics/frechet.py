@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 
-import torch
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from callbacks.files import replacing, write_text
-from callbacks.origin import origin as run_origin
+from callbacks.origin import evaluation_origin
 from callbacks.video_sets import Maker, Walk
-from modules.metrics import Protocol, RealVideos, Results, Row, VideoFeatures, copy_rows, distance_rows, origin, table, variety_rows
+from modules.metrics import Protocol, RealVideos, Results, Row, VideoFeatures, copy_rows, distance_rows, table, variety_rows
 from modules.metrics.comparison import floor_size
 
 # Clips whose pixels stand for a data set when results about it are kept.
@@ -81,7 +81,7 @@ class EvaluateVideos(Callback):
         with isolate_rng(), trainer.precision_plugin.test_step_context():
             rows = self._measure(trainer, pl_module)
         features.to("cpu")
-        logged = {f"test/{row.metric}/{row.of}": row.value for row in rows}
+        logged = {f"evaluation/{row.metric}/{row.of}": row.value for row in rows}
         pl_module.log_dict(logged, sync_dist=True)  # equal on all processes; said so that Lightning does not warn
         rank_zero_info(f"protocol {self.protocol.name}\n{table(rows)}")
         if trainer.is_global_zero:
@@ -152,12 +152,9 @@ class EvaluateVideos(Callback):
         return digest.hexdigest()
 
     def _results(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> Results:
-        clip = trainer.datamodule.clip  # type: ignore[attr-defined]
-        protocol = self.protocol.plain() | {"features": self.features.title, "weights": self.features.fingerprint}
-        protocol |= {"clips": self.clips, "repeats": self.repeats, "height": clip.height, "width": clip.width, "fps": clip.fps}
-        about = run_origin(trainer, pl_module)
-        data = {"data": type(trainer.datamodule).__name__, "device": str(pl_module.device)}  # type: ignore[attr-defined]
-        return Results(rows, protocol, origin(about["checkpoint"], settings=about["settings"], **data))
+        features = {"features": self.features.title, "fingerprint": self.features.fingerprint}
+        about = evaluation_origin(trainer, pl_module, **features, clips=self.clips, repeats=self.repeats)
+        return Results(rows, self.protocol.plain(), about)
 
 
 def clips_of(data: Any, split: str) -> Sized:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from modules.batch import VideoBatch
-from modules.metrics import VideoFeatures
 
 # Seeds of different repeats lie this far apart; all of them stay below 2 ** 32, of which torch keeps 32 bits.
 SEEDS = 10_000_000
@@ -41,8 +40,21 @@ class Walk:
     order: Sequence[int]
     classes: int = 0
 
-    def vectors(self, features: VideoFeatures, places: int, frames: int, make: Maker, repeat: int = 0) -> tuple[Tensor, Tensor]:
-        """Vectors ``(places, D)`` float64 and labels ``(places,)`` of the first places, on the CPU; the same on every process."""
+    def vectors(
+        self, features: Callable[[Tensor], Tensor], places: int, frames: int, make: Maker, repeat: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """What the features of videos are, and their labels, place by place; the same on every process.
+
+        Args:
+            features: Called with uint8 videos ``(B, 3, frames, H, W)``; gives ``(B, D)``.
+            places: Number of places to visit, from the first on.
+            frames: Frames to look at.
+            make: Makes the videos.
+            repeat: Number of the seed.
+
+        Returns:
+            ``(places, D)`` float64 and ``(places,)``, on the CPU.
+        """
         found: list[Tensor] = []
         for batch in self._batches(places, repeat):
             vectors = features(make(batch)[:, :, :frames])

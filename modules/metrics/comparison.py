@@ -48,11 +48,18 @@ def floor_size(wanted: int, there: int) -> int:
 def distance_rows(real: RealVideos, sets: Mapping[str, Sequence[Tensor]], title: str, note: str) -> list[Row]:
     """Fréchet distances of sets of vectors, each of one tensor per seed, from the real ones; the floor first."""
     floor, size = real.floor()
-    rows = [Row(title, "real", (floor,), floor, size, "two disjoint sets of real videos")]
+    dimensions = real.vectors.shape[1]
+    rows = [Row(title, "real", (floor,), floor, size, _remarks("two disjoint sets of real videos", size, dimensions))]
     for name, made in sets.items():
         values = tuple(frechet_distance(real.reference, vectors) for vectors in made)
-        rows.append(Row(title, name, values, floor, len(made[0]), note))
+        fewest = min(real.wanted, len(made[0]))
+        rows.append(Row(title, name, values, floor, len(made[0]), _remarks(note, fewest, dimensions)))
     return rows
+
+
+def _remarks(note: str, videos: int, dimensions: int) -> str:
+    few = f"too few videos for {dimensions} dimensions" if videos <= dimensions else ""
+    return "; ".join(filter(None, (note, few)))
 
 
 def copy_rows(training: Tensor, real: Tensor | None, sets: Mapping[str, Sequence[Tensor]]) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -67,9 +66,7 @@ class I3D(VideoFeatures):
 def load_network(path: str | Path) -> tuple[nn.Module, bool]:
     """The network of a file, and whether it is a TorchScript one."""
     if is_script(path):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated")
-            return load_script(path)[0], True
+        return load_script(path)[0], True
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and zip each have their own ways to fail
@@ -77,7 +74,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, bool]:
     network = I3DNetwork()
     check_layout(path, weights, network)
     network.load_state_dict(weights, strict=False)
-    return network.eval().requires_grad_(False), False
+    return network.eval(), False
 
 
 def check_layout(path: str | Path, weights: object, network: nn.Module) -> None:

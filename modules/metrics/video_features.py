@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ class FrameFeatures(VideoFeatures):
         super().__init__()
         if size < 0:
             raise ValueError(f"size must not be negative, got {size}")
-        self.network, self.size = network.eval().requires_grad_(False), size
+        self.network, self.size = network.eval(), size
         self.title = f"Fréchet distance, features {name}"
         self.fingerprint = f"frames of {size} pixels, {weights_hash(network)}"
         with torch.no_grad():
@@ -90,6 +91,9 @@ class FrameFeatures(VideoFeatures):
 class RandomFeatures(FrameFeatures):
     """Random convolutions, the same everywhere: needs no file, and its distance says so in its name.
 
+    Three in four filters of the first layer do not see plain colour, which would drown all else, and roots are taken of the means, as
+    a change in a weak channel counts too. Both were chosen by how well faults stand out (docs/evaluation.md).
+
     Args:
         seed: Seed of the weights.
         widths: Channels of the layers; each halves the picture.
@@ -97,6 +101,9 @@ class RandomFeatures(FrameFeatures):
 
     def __init__(self, seed: int = 0, widths: Sequence[int] = (8, 16, 24)) -> None:
         super().__init__(_RandomNetwork(seed, widths), f"random convolutions (seed {seed}, {'-'.join(map(str, widths))})")
+
+    def vectors(self, video: Tensor) -> Tensor:
+        return super().vectors(video).sqrt()
 
 
 class ScriptedFrameFeatures(FrameFeatures):
@@ -120,10 +127,13 @@ class _RandomNetwork(nn.Module):
         chance = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList()
         for inputs, outputs in zip((3, *widths), widths, strict=False):
-            layer = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+            layer = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, padding_mode="replicate")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            weight = torch.randn(layer.weight.shape, generator=chance) * (2 / (9 * inputs)) ** 0.5
+            if not self.layers:
+                weight[outputs // 4 :] -= weight[outputs // 4 :].mean(dim=(2, 3), keepdim=True)
             with torch.no_grad():
-                layer.weight.copy_(torch.randn(layer.weight.shape, generator=chance) * (2 / (9 * inputs)) ** 0.5)
+                layer.weight.copy_(weight)
             self.layers.append(layer)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
@@ -143,7 +153,10 @@ def load_script(path: str | Path) -> tuple[torch.jit.ScriptModule, str]:
     """
     digest = file_hash(path)
     try:
-        return torch.jit.load(str(path), map_location="cpu").eval(), digest
+        with warnings.catch_warnings():
+            # Deprecated, and still the format of the file that the field uses.
+            warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated")
+            return torch.jit.load(str(path), map_location="cpu").eval(), digest
     except RuntimeError as error:
         raise ValueError(f"{path} is no TorchScript file") from error
 

@@ -60,11 +60,11 @@ def evaluate(
     protocol.departures(clip, features.title, 0, 0)
     features = features.to(device)
 
-    def look(files: Sequence[Path], most: int) -> tuple[Tensor, Tensor]:
+    def look(files: Sequence[Path], most: int | None) -> tuple[Tensor, Tensor]:
         return vectors_of(files, most, clip, features, batch_size)
 
-    vectors, frozen = look(theirs, 2 * protocol.clips)
-    wanted = min(protocol.clips, len(vectors))
+    vectors, frozen = look(theirs, protocol.clips and 2 * protocol.clips)
+    wanted = min(protocol.clips or len(vectors), len(vectors))
     found, _ = look(ours, protocol.clips)
     departures = protocol.departures(clip, features.title, wanted, len(found))
     note = f"not {protocol.name}: {', '.join(departures)}" if departures else ""
@@ -96,8 +96,8 @@ def clip_of(protocol: Protocol, first: Path) -> Clip:
     return Clip(protocol.frames, protocol.height or known.height, protocol.width or known.width, protocol.fps or known.fps)
 
 
-def vectors_of(files: Sequence[Path], most: int, clip: Clip, features: VideoFeatures, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Vectors ``(N, D)`` of the first ``most`` videos that can be read, and of their frozen first frames.
+def vectors_of(files: Sequence[Path], most: int | None, clip: Clip, features: VideoFeatures, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Vectors ``(N, D)`` of the first ``most`` videos that can be read, or all, and of their frozen first frames.
 
     Raises:
         ValueError: If fewer than two can be read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class EvaluateVideos(Callback):
         if min(clips or 1, repeats or 1) < 1 or training_clips < 0 or clips == 0 or repeats == 0:
             raise ValueError(f"clips and repeats must be positive, got {clips} and {repeats}; training_clips: {training_clips}")
         self.features, self.protocol, self.folder = features, protocol, Path(folder)
-        self.clips, self.repeats = clips or protocol.clips, repeats or protocol.repeats
+        self.limit, self.repeats = clips or protocol.clips, repeats or protocol.repeats
         self.training_clips, self.cache = training_clips, Path(cache) if cache else None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,10 +94,10 @@ class EvaluateVideos(Callback):
         real, frozen = self._real(walk)
         sets = {"static": [frozen]}
         for name, make, repeats in makers(pl_module):
-            seeds, places = range(self.repeats if repeats else 1), self.clips if repeats else real.wanted
+            seeds, places = range(self.repeats if repeats else 1), self._asked(real) if repeats else real.wanted
             sets[name] = [self._vectors(walk, f"{name}, seed {seed}", places, make, seed)[0] for seed in seeds]
         used = self.repeats if "generated" in sets else None
-        departures = self.protocol.departures(data.clip, self.features.title, real.wanted, self.clips, used)
+        departures = self.protocol.departures(data.clip, self.features.title, real.wanted, self._asked(real), used)
         note = f"not {self.protocol.name}: {', '.join(departures)}" if departures else ""
         rows = distance_rows(real, sets, self.features.title, note)
         generated = {name: vectors for name, vectors in sets.items() if name == "generated"}
@@ -117,18 +118,19 @@ class EvaluateVideos(Callback):
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
         return Walk(trainer, pl_module, dataset, order, classes if self.protocol.classes == "uniform" else 0)
 
+    def _asked(self, real: RealVideos) -> int:
+        """Videos to generate for every seed."""
+        return self.limit or real.wanted
+
     def _real(self, walk: Walk) -> tuple[RealVideos, Tensor]:
         """Real videos, and their frozen first frames."""
         there = len(walk.order)
-        wanted = min(self.clips, there)
+        wanted = min(self.limit or there, there)
         places = max(wanted, 2 * floor_size(wanted, there))
-        key = self._key(walk, places)
-        kept = self.cache / f"{key}.safetensors" if self.cache else None
-        if kept is not None and kept.is_file():
-            rank_zero_info(f"vectors of {places} real videos: from {kept}")
-            found = load_file(kept)
-        else:
-            own = Walk(walk.trainer, walk.module, walk.dataset, walk.order)
+        kept = self.cache / f"{self._key(walk, wanted, places)}.safetensors" if self.cache else None
+        found = self._kept(walk.trainer, kept)
+        if found is None:
+            own = replace(walk, classes=0)
             vectors, labels = self._vectors(own, "real videos", places, lambda batch: batch["video"])
             frozen, _ = self._vectors(own, "static videos", wanted, lambda batch: batch["video"][:, :, :1].expand_as(batch["video"]))
             found = {"vectors": vectors, "labels": labels, "frozen": frozen}
@@ -137,23 +139,30 @@ class EvaluateVideos(Callback):
                     save_file({name: values.contiguous() for name, values in found.items()}, temporary)
         return RealVideos(found["vectors"], found["labels"], wanted), found["frozen"]
 
+    @staticmethod
+    def _kept(trainer: Trainer, kept: Path | None) -> dict[str, Tensor] | None:
+        """What a file of an earlier evaluation holds, read by the first process for all; None if there is none."""
+        there = kept is not None and kept.is_file()
+        if there:
+            rank_zero_info(f"vectors of real videos: from {kept}")
+        return trainer.strategy.broadcast(load_file(kept) if there else None)  # type: ignore[arg-type]
+
     def _vectors(self, walk: Walk, what: str, places: int, make: Maker, repeat: int = 0) -> tuple[Tensor, Tensor]:
         rank_zero_info(f"{what}: {places} videos")
         return walk.vectors(self.features, places, self.protocol.frames, make, repeat)
 
-    def _key(self, walk: Walk, places: int) -> str:
+    def _key(self, walk: Walk, wanted: int, places: int) -> str:
         """Changes with everything that the vectors of real videos depend on."""
-        digest = hashlib.sha256()
-        about = [self.features.fingerprint, self.protocol.frames, self.protocol.split, self.clips, places, len(walk.order)]
+        about = [self.features.fingerprint, self.protocol.frames, self.protocol.split, wanted, places, len(walk.order)]
         rows = [(row.written, row.start, row.end) for row in getattr(walk.dataset, "rows", ())]
-        digest.update(json.dumps([about, rows]).encode())
+        digest = hashlib.sha256(json.dumps([about, rows]).encode())
         for number in walk.order[: min(WITNESSES, places)]:
             digest.update(walk.dataset[number]["video"].numpy().tobytes())  # type: ignore[index]
         return digest.hexdigest()
 
     def _results(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> Results:
         features = {"features": self.features.title, "fingerprint": self.features.fingerprint}
-        about = evaluation_origin(trainer, pl_module, **features, clips=self.clips, repeats=self.repeats)
+        about = evaluation_origin(trainer, pl_module, **features, limit=self.limit, repeats=self.repeats)
         return Results(rows, self.protocol.plain(), about)
 
 

@@ -74,38 +74,34 @@ def test_the_floor_falls_with_the_number_of_videos() -> None:
 
 
 def measured(order: Tensor, batch: int) -> float:
-    distance = FrechetVideoDistance(RandomFeatures())
+    distance = FrechetVideoDistance(RandomFeatures(widths=(4, 4)))
     for real, videos in ((True, clips(40)), (False, clips(40, shift=20)[order])):
         for part in videos.split(batch):
             distance.update(part, real=real)
     return distance.compute().item()
 
 
-@pytest.mark.filterwarnings("ignore:a Fréchet distance of")
 def test_neither_order_nor_batches_matter() -> None:
     whole = measured(torch.arange(40), 40)
-    assert whole > 0 and measured(torch.randperm(40), 7) == pytest.approx(whole, rel=1e-9)
+    assert whole > 0 and measured(torch.randperm(40), 7) == pytest.approx(whole, rel=1e-7)
 
 
 def rank(number: int, rendezvous: str, folder: str) -> None:
     """One of two processes, of which the first has more videos than the other."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=number, world_size=2)
-    distance = FrechetVideoDistance(RandomFeatures())
+    distance = FrechetVideoDistance(RandomFeatures(widths=(4, 4)))
     for real, videos in ((True, clips(40)), (False, clips(40, shift=20))):
         distance.update(videos[:30] if number == 0 else videos[30:], real=real)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.save(distance.compute(), Path(folder) / f"{number}.pt")
+    torch.save(distance.compute(), Path(folder) / f"{number}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:a Fréchet distance of")
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     spawn(rank, (str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
     found = [torch.load(tmp_path / f"{number}.pt").item() for number in range(2)]
-    assert found[0] == found[1] == pytest.approx(measured(torch.arange(40), 40), rel=1e-9)
+    assert found[0] == found[1] == pytest.approx(measured(torch.arange(40), 40), rel=1e-7)
 
 
 # Features
@@ -145,6 +141,7 @@ class Colours(nn.Module):
         return pictures.mean(dim=(2, 3))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 def test_any_network_of_pictures_will_do(tmp_path: Path) -> None:
     video = clips(3)
     own = FrameFeatures(Colours(), "colours")

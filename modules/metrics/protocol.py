@@ -17,7 +17,7 @@ class Protocol:
     Args:
         name: Stands beside every number.
         frames: Frames of a video that are looked at, from its first on; its model may make more.
-        clips: Videos on each side.
+        clips: Videos on each side; as many as there are if not given.
         split: Split of the data that the real videos and the conditions come from.
         classes: Conditions of generated videos: ``empirical``, those of the real videos, or ``uniform``, every class equally often.
         height: Rows of the videos; any if not given.
@@ -33,7 +33,7 @@ class Protocol:
 
     name: str = "own"
     frames: int = 16
-    clips: int = 2048
+    clips: int | None = None
     split: Literal["train", "val", "test"] = "test"
     classes: Literal["empirical", "uniform"] = "empirical"
     height: int | None = None
@@ -65,8 +65,8 @@ class Protocol:
         if clip.frames < self.frames:
             raise ValueError(f"protocol {self.name} looks at {self.frames} frames, the videos have {clip.frames}")
         found = {
-            f"{real} real videos instead of {self.clips}": real != self.clips,
-            f"{made} videos instead of {self.clips}": made not in (real, self.clips),
+            f"{real} real videos instead of {self.clips}": self.clips not in (None, real),
+            f"{made} videos instead of {self.clips}": self.clips is not None and made not in (real, self.clips),
             f"{clip.height} rows instead of {self.height}": self.height not in (None, clip.height),
             f"{clip.width} columns instead of {self.width}": self.width not in (None, clip.width),
             f"{clip.fps:g} frames per second instead of {self.fps:g}" if self.fps else "": self.fps not in (None, clip.fps),

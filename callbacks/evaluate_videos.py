@@ -19,6 +19,7 @@ from torch import Tensor
 from callbacks.files import replacing, write_text
 from callbacks.origin import evaluation_origin
 from callbacks.video_sets import Maker, Walk
+from modules.geometry import Clip
 from modules.metrics import Protocol, RealVideos, Results, Row, VideoFeatures, copy_rows, distance_rows, table, variety_rows
 from modules.metrics.comparison import floor_size
 
@@ -96,15 +97,18 @@ class EvaluateVideos(Callback):
         for name, make, repeats in makers(pl_module):
             seeds, places = range(self.repeats if repeats else 1), self._asked(real) if repeats else real.wanted
             sets[name] = [self._vectors(walk, f"{name}, seed {seed}", places, make, seed)[0] for seed in seeds]
-        used = self.repeats if "generated" in sets else None
-        departures = self.protocol.departures(data.clip, self.features.title, real.wanted, self._asked(real), used)
-        note = f"not {self.protocol.name}: {', '.join(departures)}" if departures else ""
-        rows = distance_rows(real, sets, self.features.title, note)
+        rows = distance_rows(real, sets, self.features.title, lambda name: self._note(data.clip, real, name == "generated"))
         generated = {name: vectors for name, vectors in sets.items() if name == "generated"}
         rows += variety_rows(real, generated)
         if self.training_clips and generated:
             rows += self._copies(trainer, pl_module, real, generated)
         return rows
+
+    def _note(self, clip: Clip, real: RealVideos, seeds: bool) -> str:
+        """What differs from the protocol."""
+        made, repeats = (self._asked(real), self.repeats) if seeds else (real.wanted, None)
+        departures = self.protocol.departures(clip, self.features.title, real.wanted, made, repeats)
+        return f"not {self.protocol.name}: {', '.join(departures)}" if departures else ""
 
     def _copies(self, trainer: Trainer, pl_module: LightningModule, real: RealVideos, sets: dict[str, list[Tensor]]) -> list[Row]:
         walk = self._walk(trainer, pl_module, "train", 0)

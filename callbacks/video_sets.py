@@ -60,8 +60,8 @@ class Walk:
             vectors = features(make(batch)[:, :, :frames])
             found.append(torch.cat([vectors, batch["label"][:, None].to(vectors)], dim=1))
         together = self.module.all_gather(torch.cat(found))
-        if self.trainer.world_size > 1:
-            # Process r has the places r, r + n, r + 2 n, ...
+        if together.ndim > 2:  # type: ignore[union-attr]
+            # Processes, of which r has the places r, r + n, r + 2 n, ...
             together = together.transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
         together = together[:places].cpu()  # type: ignore[index]
         return together[:, :-1], together[:, -1].long()

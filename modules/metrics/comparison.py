@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,15 +45,15 @@ def floor_size(wanted: int, there: int) -> int:
     return min(wanted, there // 2)
 
 
-def distance_rows(real: RealVideos, sets: Mapping[str, Sequence[Tensor]], title: str, note: str) -> list[Row]:
-    """Fréchet distances of sets of vectors, each of one tensor per seed, from the real ones; the floor first."""
+def distance_rows(real: RealVideos, sets: Mapping[str, Sequence[Tensor]], title: str, note: Callable[[str], str]) -> list[Row]:
+    """Fréchet distances of sets of vectors, each of one tensor per seed, from the real ones; the floor first; a note for each."""
     floor, size = real.floor()
     dimensions = real.vectors.shape[1]
     rows = [Row(title, "real", (floor,), floor, size, _remarks("two disjoint sets of real videos", size, dimensions))]
     for name, made in sets.items():
         values = tuple(frechet_distance(real.reference, vectors) for vectors in made)
         fewest = min(real.wanted, len(made[0]))
-        rows.append(Row(title, name, values, floor, len(made[0]), _remarks(note, fewest, dimensions)))
+        rows.append(Row(title, name, values, floor, len(made[0]), _remarks(note(name), fewest, dimensions)))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -18,10 +19,11 @@ class FrechetVideoDistance(FrechetInceptionDistance):
 
     Args:
         features: The network. FVD is this distance with :class:`modules.metrics.I3D`.
+        settings: Those of every metric of torchmetrics, such as ``sync_on_compute``.
     """
 
-    def __init__(self, features: VideoFeatures) -> None:
-        super().__init__(feature=features, normalize=False)
+    def __init__(self, features: VideoFeatures, **settings: Any) -> None:
+        super().__init__(feature=features, normalize=False, **settings)
 
     def compute(self) -> Tensor:
         """The distance, float64; warns if there are fewer videos on a side than a covariance needs.
@@ -63,8 +65,8 @@ class _Given(VideoFeatures):
 
 
 def frechet_distance(real: Tensor, made: Tensor) -> float:
-    """The Fréchet distance between two sets of vectors ``(N, D)``."""
-    distance = FrechetVideoDistance(_Given(real.shape[1]))
+    """The Fréchet distance between two sets of vectors ``(N, D)``; of this process alone, whatever others have."""
+    distance = FrechetVideoDistance(_Given(real.shape[1]), sync_on_compute=False)
     distance.update(real, real=True)
     distance.update(made, real=False)
     return distance.compute().item()

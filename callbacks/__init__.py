@@ -1,6 +1,8 @@
 """When and how much: schedules over the steps of a run, and what a run leaves behind."""
 
 from callbacks.error_inheritance import ErrorInheritance
+from callbacks.evaluate_rollouts import EvaluateRollouts
+from callbacks.evaluate_videos import EvaluateVideos
 from callbacks.flip_ratio import FlipRatioSchedule
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.log_videos import LogVideos
@@ -13,6 +15,8 @@ from callbacks.write_videos import WriteVideos
 
 __all__ = [
     "ErrorInheritance",
+    "EvaluateRollouts",
+    "EvaluateVideos",
     "FlipRatioSchedule",
     "LastCheckpoint",
     "LogVideos",

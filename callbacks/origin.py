@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
+
+from modules.metrics import origin as numbers_origin
 
 
 def origin(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -21,3 +24,11 @@ def digest(checkpoint: str | None) -> str | None:
         return None
     with open(checkpoint, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def evaluation_origin(trainer: Trainer, pl_module: LightningModule, **more: Any) -> dict[str, Any]:
+    """All that is needed to make a number of ``test`` again: weights by their hash, sampling, data, device, command, versions."""
+    about, data = origin(trainer, pl_module), trainer.datamodule  # type: ignore[attr-defined]
+    clip = getattr(data, "clip", None)
+    used = {"data": type(data).__name__, "clip": asdict(clip) if clip else None, "device": str(pl_module.device)}
+    return numbers_origin(about["checkpoint"], settings=about["settings"], **used, **more)

@@ -123,7 +123,11 @@ class LitTokenizer(LightningModule):
 
     def test_step(self, batch: VideoBatch, batch_index: int) -> dict[str, Any]:
         """Returns ``videos`` for the report: the clips as they are and reconstructed, uint8."""
-        return {"videos": {"real": to_uint8(batch["video"]), "reconstructed": self._measure(batch)}}
+        video = self._measure(batch)
+        if self.perceptual is not None:
+            lpips = self.perceptual(to_unit(video), to_unit(batch["video"]))
+            self.log("test/lpips_vgg", lpips, batch_size=len(video), sync_dist=True)
+        return {"videos": {"real": to_uint8(batch["video"]), "reconstructed": video}}
 
     def predict_step(self, batch: FileChunk, batch_index: int) -> dict[str, Tensor]:
         """The frames of a file that are complete by now, ``real`` and ``reconstructed``, ``(1, 3, n, H, W)`` uint8 each."""
@@ -134,7 +138,11 @@ class LitTokenizer(LightningModule):
 
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Clips before and after the bits, uint8 ``(B, 3, T, H, W)``."""
-        return {"real": to_uint8(batch["video"]), "reconstructed": self._reconstruct(batch)[0]}
+        return {"real": to_uint8(batch["video"]), "reconstructed": self.reconstruct(batch)}
+
+    def reconstruct(self, batch: VideoBatch) -> Tensor:
+        """The clips of a batch through the bits, uint8."""
+        return self._reconstruct(batch)[0]
 
     def configure_optimizers(self) -> list[dict[str, Any]]:
         """The tokenizer's optimizer, then the critics' if there are any; each with its schedule."""

@@ -164,13 +164,16 @@ class LitVideoAR(LightningModule):
 
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8."""
-        video = to_uint8(batch["video"])
-        ids = self._ids(batch)
-        return {
-            "real": video,
-            "reconstructed": to_uint8(self.tokenizer(to_unit(video)).video),
-            "generated": to_uint8(self.generate(ids, Clip(*video.shape[2:]), batch["index"].tolist())),
-        }
+        return {"real": to_uint8(batch["video"]), "reconstructed": self.reconstruct(batch), "generated": self.make(batch)}
+
+    def reconstruct(self, batch: VideoBatch) -> Tensor:
+        """The clips of a batch through the tokenizer, uint8."""
+        return to_uint8(self.tokenizer(to_unit(batch["video"])).video)
+
+    def make(self, batch: VideoBatch, frames: int | None = None) -> Tensor:
+        """Clips for the conditions of a batch, uint8; seeds are the clips' numbers, the length is the batch's if not given."""
+        clip = Clip(*batch["video"].shape[2:])
+        return to_uint8(self.generate(self._ids(batch), replace(clip, frames=frames or clip.frames), batch["index"].tolist()))
 
     def encode(self, batch: VideoBatch) -> Tensor:
         """Continuous latents ``(B, d, t, h, w)`` of a batch; in training, those of clips met before come from memory."""

@@ -26,7 +26,8 @@ from modules.features import EncoderIdentity, FeatureCache, write_cache
 from train import VideoARCLI, main
 
 TASKS = {"tokenizer": modules.LitTokenizer, "videoar": modules.LitVideoAR}
-FILES = sorted(file.relative_to(CONFIGS) for file in CONFIGS.rglob("*.yaml"))
+# Protocols are no part of a run but of an evaluation (test_results.py).
+FILES = sorted(file.relative_to(CONFIGS) for file in CONFIGS.rglob("*.yaml") if file.parent.name != "protocol")
 PROMPTS = ("datamodules.Prompts", "datamodules.VBenchPrompts", "datamodules.VBenchImagePrompts")
 SOURCES = {**{name: {"sampler"} for name in PROMPTS}, "datamodules.VideoFiles": {"loss"}}
 OPTIONS = {"VideoTokenizer": "--model.tokenizer", "VideoARTransformer": "--model.transformer"}

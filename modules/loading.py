@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from modules.exported import read_about
 from modules.geometry import Clip
 from modules.lit_videoar import LitVideoAR
 from modules.mistakes import mistake
@@ -20,13 +21,13 @@ CONFIG = "fit.yaml"
 
 
 def load(path: str | Path, device: str = "cpu") -> VideoAR:
-    """The autoregressive model of a run of ``train.py fit``, with its tokenizer, ready to make videos.
+    """The autoregressive model of a run of ``train.py fit`` or of ``modules.export``, with its tokenizer, ready to make videos.
 
-    The run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. The weights are read
-    without running any code of theirs.
+    A run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. An exported JSON cannot
+    name any but ours. Weights are read without running any code of theirs.
 
     Args:
-        path: The run's folder, or a checkpoint in it.
+        path: The run's folder, a checkpoint in it, or exported weights.
         device: Where the model goes.
 
     Raises:
@@ -39,6 +40,8 @@ def load(path: str | Path, device: str = "cpu") -> VideoAR:
     report = load_weights(model, checkpoint)
     if report.initialised:
         raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
+    if report.unused:
+        raise ValueError(f"{checkpoint} is of another architecture: the model has no {report.unused[0]} ({len(report.unused)} such tensors)")
     nn.Module.to(model, device)
     model.eval().requires_grad_(False)
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
@@ -63,7 +66,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
-    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above."""
+    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above; for exported weights, their JSON."""
+    if checkpoint.suffix == ".safetensors":
+        about = read_about(checkpoint)
+        return {"model": about["model"], "data": {"init_args": {"clip": about["clip"]}}}
     folders = (checkpoint.parent, checkpoint.parent.parent)
     path = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
     if path is None:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from modules.tensor_file import checksum_in
+from modules.tensor_file import labels, labels_of
 
 FORMAT = "videoar 1"
 
@@ -36,7 +36,7 @@ def read_about(weights: Path) -> dict[str, Any]:
         expected = about["sha256"], about["model"]["class_path"], about["clip"]
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} does not describe exported weights: {type(error).__name__} {error}") from error
-    if expected[0] != _checksum(weights):
+    if labels_of(expected[0]) != labels(weights):
         raise ValueError(f"{path} describes other weights than those in {weights}: the checksums differ")
     check_names(about["model"], path)
     return about
@@ -58,10 +58,3 @@ def check_names(value: Any, path: Path, key: str = "") -> None:
         harmless = r"modules\.[\w.]+" if key == "class_path" else r"[\w-]*|.*\.safetensors"
         if not re.fullmatch(harmless, value):
             raise ValueError(f"{path} names {value!r} as {key}: a file that is exchanged may name classes of modules only")
-
-
-def _checksum(weights: Path) -> str | None:
-    try:
-        return checksum_in(weights)
-    except Exception as error:  # whatever safetensors raises
-        raise ValueError(f"{weights} is not a readable safetensors file") from error

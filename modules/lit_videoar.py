@@ -174,6 +174,11 @@ class LitVideoAR(LightningModule):
             "extension": self.generate.extension.settings(),
         }
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Averaged weights, which callbacks have put in by now, were copied before the names of the condition were learned."""
+        names = {name: value for name, value in self.state_dict().items() if name.endswith("_extra_state")}
+        checkpoint["state_dict"] |= names
+
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer(decay_groups(self.transformer))
         scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)

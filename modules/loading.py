@@ -41,7 +41,9 @@ def load(path: str | Path, device: str = "cpu") -> VideoAR:
     if report.initialised:
         raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
     if report.unused:
-        raise ValueError(f"{checkpoint} is of another architecture: the model has no {report.unused[0]} ({len(report.unused)} such tensors)")
+        raise ValueError(
+            f"{checkpoint} is of another architecture: the model has no {report.unused[0]} ({len(report.unused)} such tensors)"
+        )
     nn.Module.to(model, device)
     model.eval().requires_grad_(False)
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))

@@ -32,11 +32,11 @@ def open_tensors(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no file of weights at {path}")
     try:
         if path.suffix == ".safetensors":
-            content, checksum = safetensors.torch.load_file(path), checksum_in(path)
+            content, checksum = safetensors.torch.load_file(path), labels(path).get(CHECKSUM)
         else:
             content, checksum = torch.load(path, map_location="cpu", weights_only=True), None
     except Exception as error:  # pickle, zip and safetensors each have their own ways to fail
-        raise ValueError(f"{path} is not a readable file of weights: neither a checkpoint nor safetensors") from error
+        raise unreadable(path) from error
     if checksum is not None and checksum != digest(content):
         raise ValueError(f"{path} is damaged: its tensors do not have the checksum that it was written with")
     return content if isinstance(content, dict) else {}
@@ -48,17 +48,29 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
     unfinished = path.with_name(f".{path.name}.part")
     try:
         content = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(content, unfinished, {"format": "pt", CHECKSUM: checksum})
+        safetensors.torch.save_file(content, unfinished, labels_of(checksum))
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
     return checksum
 
 
-def checksum_in(path: Path) -> str | None:
-    """The checksum that a safetensors file says it has, if any."""
-    with safetensors.safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get(CHECKSUM)
+def labels_of(checksum: str) -> dict[str, str]:
+    """What is written beside the tensors of a file with this checksum."""
+    return {"format": "pt", CHECKSUM: checksum}
+
+
+def labels(path: Path) -> dict[str, str]:
+    """What is written beside the tensors of a safetensors file; ``ValueError`` if it is none."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except Exception as error:  # safetensors has its own type
+        raise unreadable(path) from error
+
+
+def unreadable(path: Path) -> ValueError:
+    return ValueError(f"{path} is not a readable file of weights: neither a checkpoint nor safetensors")
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -182,7 +182,7 @@ def test_pickles_are_refused_and_never_run(copy: Path, tmp_path: Path, monkeypat
     torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
     (tmp_path / "fit.yaml").write_text("model: {class_path: modules.LitVideoAR}")
     for path in (copy, tmp_path / "evil.ckpt"):
-        with pytest.raises(SystemExit, match="error: .* is not a readable file of weights|error: .*not a readable safetensors"):
+        with pytest.raises(SystemExit, match="error: .* is not a readable file of weights"):
             main([str(path), "--out", str(tmp_path / "again.safetensors")])
     assert not (tmp_path / "evil-was-here").exists() and not (tmp_path / "again.safetensors").exists()
 

@@ -2,6 +2,7 @@
 
 from callbacks.error_inheritance import ErrorInheritance
 from callbacks.flip_ratio import FlipRatioSchedule
+from callbacks.guard_steps import GuardSteps
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.log_videos import LogVideos
 from callbacks.media import contact_sheet, write_preview
@@ -14,6 +15,7 @@ from callbacks.write_videos import WriteVideos
 __all__ = [
     "ErrorInheritance",
     "FlipRatioSchedule",
+    "GuardSteps",
     "LastCheckpoint",
     "LogVideos",
     "Mp4Writer",

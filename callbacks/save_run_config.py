@@ -17,7 +17,8 @@ class SaveRunConfig(SaveConfigCallback):
     """Writes the composed YAML to ``<default_root_dir>/<fit, validate, test or predict>.yaml`` and gives it to the loggers.
 
     The file holds every value, defaults and resolved ``${...}`` included, and runs again with ``-c``. A later run of the same kind
-    replaces it. Commit, versions, devices and command go beside it, to ``<...>.environment.json``. Made for ``save_to_log_dir=False``, as Lightning's own copy would stop the second run.
+    replaces it. Commit, versions, devices and command go beside it, to ``<fit, ...>.environment.json``. Made for
+    ``save_to_log_dir=False``, as Lightning's own copy would stop the second run.
     """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -37,7 +37,7 @@ DOORS: dict[str, set[str]] = {
     "modules.exported": {"modules.tensor_file"},
     "modules.export": {"modules"},
     "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels", "modules.features"},
-    "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.autoregression.corruption"},
+    "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.autoregression.corruption", "modules.finite_steps"},
     "train": {"callbacks", "datamodules", "modules"},
 }
 WITH_LIGHTNING = {"modules.mistakes", "modules.lit_tokenizer", "modules.lit_videoar", "datamodules", "callbacks", "train"}

@@ -49,7 +49,7 @@ def load(path: str | Path, device: str = "cpu") -> VideoAR:
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
 
 
-def build(config: dict[str, Any], checkpoint: Path) -> LitVideoAR:
+def build(config: dict[str, Any], checkpoint: Path | str) -> LitVideoAR:
     """The model as its run had it, with random weights."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LitVideoAR, "model", required=True)

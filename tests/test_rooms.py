@@ -34,6 +34,8 @@ DOORS: dict[str, set[str]] = {
     "modules.lit_videoar": {"modules"},
     "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
     "modules.loading": {"modules"},
+    "modules.planning": {"modules.planning", "modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
+    "modules.plan": {"modules", "train"},
     "modules.exported": {"modules.tensor_file"},
     "modules.export": {"modules"},
     "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels", "modules.features"},

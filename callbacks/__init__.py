@@ -1,5 +1,6 @@
 """When and how much: schedules over the steps of a run, and what a run leaves behind."""
 
+from callbacks.compile_blocks import CompileBlocks
 from callbacks.error_inheritance import ErrorInheritance
 from callbacks.flip_ratio import FlipRatioSchedule
 from callbacks.guard_steps import GuardSteps
@@ -13,6 +14,7 @@ from callbacks.write_report import WriteReport
 from callbacks.write_videos import WriteVideos
 
 __all__ = [
+    "CompileBlocks",
     "ErrorInheritance",
     "FlipRatioSchedule",
     "GuardSteps",

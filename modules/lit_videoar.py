@@ -30,6 +30,7 @@ from modules.geometry import Clip
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
 from modules.pixels import to_uint8, to_unit
+from modules.sharding import shard
 from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import RandomFrameMask, VideoARTransformer
@@ -79,6 +80,11 @@ class LitVideoAR(LightningModule):
         self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), extension or ReEncoding())
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.weights_source: str | None = None
+
+    def configure_model(self) -> None:
+        """Share the transformer out where the strategy does so; the frozen tokenizer stays whole on every device."""
+        if self.device_mesh is not None:
+            shard(self.transformer, self.device_mesh["data_parallel"])
 
     def setup(self, stage: str) -> None:
         """Check the data against the model, and learn what classes or words are called, before anything is read."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,7 +130,7 @@ def strategy_of(trainer: dict[str, Any]) -> Strategy:
         return "single"
     if name.lower().startswith("ddp"):
         return "ddp"
-    if name == "ModelParallelStrategy":
+    if name in ("FullySharded", "ModelParallelStrategy"):
         return "fsdp"
     raise ValueError(f"trainings with the strategy {name} are not planned")
 
@@ -150,6 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--utilisation", type=float, default=0.4, help="the assumed share of them that is used")
     parser.add_argument("--tokens", type=float, help="how many tokens to train on; those of trainer.max_steps if not given")
     own, rest = parser.parse_known_args(arguments)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter|Mismatch dtype between input and weight")
     try:
         sys.stdout.write(plan(compose(rest), own.tflops, own.utilisation, own.tokens))
     except Exception as error:

@@ -34,6 +34,7 @@ DOORS: dict[str, set[str]] = {
     "modules.lit_videoar": {"modules"},
     "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
     "modules.loading": {"modules"},
+    "modules.sharding": {"modules.transformer"},
     "modules.planning": {"modules.planning", "modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.plan": {"modules", "train"},
     "modules.exported": {"modules.tensor_file"},
@@ -42,7 +43,15 @@ DOORS: dict[str, set[str]] = {
     "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.autoregression.corruption", "modules.finite_steps"},
     "train": {"callbacks", "datamodules", "modules"},
 }
-WITH_LIGHTNING = {"modules.mistakes", "modules.lit_tokenizer", "modules.lit_videoar", "datamodules", "callbacks", "train"}
+WITH_LIGHTNING = {
+    "modules.mistakes",
+    "modules.sharding",
+    "modules.lit_tokenizer",
+    "modules.lit_videoar",
+    "datamodules",
+    "callbacks",
+    "train",
+}
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()

@@ -40,7 +40,14 @@ DOORS: dict[str, set[str]] = {
     "modules.exported": {"modules.tensor_file"},
     "modules.export": {"modules"},
     "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels", "modules.features"},
-    "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.autoregression.corruption", "modules.finite_steps"},
+    "callbacks": {
+        "callbacks",
+        "modules.geometry",
+        "modules.batch",
+        "modules.autoregression.corruption",
+        "modules.finite_steps",
+        "modules.planning.work",
+    },
     "train": {"callbacks", "datamodules", "modules"},
 }
 WITH_LIGHTNING = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.geometry import Clip, Layout
-from modules.planning.memory import example
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import VideoARTransformer
 from modules.transformer.masks import visible_blocks
@@ -47,38 +47,30 @@ class Work:
 def work_of(tokenizer: VideoTokenizer, transformer: VideoARTransformer, clip: Clip) -> Work:
     """Count it for networks on the meta device."""
     layout = tokenizer.layout(clip)
+    linear, attention = forward_operations(transformer, layout)
     sequence = TokenSequence(layout, transformer.condition.length, transformer.history)
-    width = transformer.head.in_features
-    return Work(
-        tokens=layout.tokens,
-        sequence=sequence.tokens,
-        linear=linear_operations(transformer, layout),
-        attention=4 * width * pairs(sequence, transformer.window) * len(transformer.blocks),
-        encoding=encoding_operations(tokenizer, clip),
-    )
+    return Work(layout.tokens, sequence.tokens, linear, attention, encoding_operations(tokenizer, clip))
 
 
+def forward_operations(transformer: VideoARTransformer, layout: Layout) -> tuple[int, int]:
+    """Operations of the linear layers and of attention in a forward pass over one clip, from the shapes of the weights."""
+    sequence = TokenSequence(layout, transformer.condition.length, transformer.history)
+    # How many tokens go through a layer that is not part of a block.
+    passes = {"adaptive": 1, "head_adaptive": 1, "head": layout.tokens, "project": sequence.tokens - sequence.prompt_length}
+    passes |= {"condition": sequence.prompt_length}
+    linear = 0
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, nn.Linear):
+            linear += 2 * layer.weight.numel() * passes.get(name.split(".")[0], sequence.tokens)
+    attention = 4 * transformer.head.in_features * pairs(sequence, transformer.window) * len(transformer.blocks)
+    return linear, attention
+
+
+@lru_cache
 def pairs(sequence: TokenSequence, window: int | None) -> int:
     """Pairs of tokens of which the first sees the second."""
     lengths = torch.tensor(list(sequence.blocks().values()), dtype=torch.float64)
     return int((lengths @ visible_blocks(sequence, window).double() @ lengths).item())
-
-
-def linear_operations(transformer: VideoARTransformer, layout: Layout) -> int:
-    """Of a forward pass over one clip."""
-    found = 0
-
-    def note(layer: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        nonlocal found
-        found += 2 * inputs[0].numel() * output.shape[-1]
-
-    hooks = [layer.register_forward_hook(note) for layer in transformer.modules() if isinstance(layer, nn.Linear)]
-    inputs, complete = (tensor.to("meta") for tensor in example(transformer, layout, 1))
-    with torch.no_grad():
-        transformer(inputs, layout, transformer.condition.nothing(1, torch.device("meta")), complete=complete)
-    for hook in hooks:
-        hook.remove()
-    return found
 
 
 def encoding_operations(tokenizer: VideoTokenizer, clip: Clip) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import warnings
 import zipfile
@@ -17,6 +18,7 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import callbacks
 import datamodules  # noqa: F401 - imported classes have short names on the command line
@@ -110,6 +112,8 @@ def check_start(subcommand: str, config: Namespace) -> None:
 if __name__ == "__main__":
     try:
         main()
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # not 0: the run is not finished
     except Exception as error:
         text = mistake(error)
         if text is None or os.environ.get("VIDEOAR_DEBUG"):

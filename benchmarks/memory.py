@@ -16,27 +16,21 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import yaml
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from modules.autoregression import bit_loss
 from modules.geometry import Layout, Pyramid
 from modules.optim import decay_groups
+from modules.planning import Memory, memory_of
+from modules.planning.memory import STATES
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
-from modules.transformer.attention import Dense
-from modules.transformer.plan import make_plan
-from modules.transformer.sequence import TokenSequence
 
 GIB = 2**30
 BITS = 48
-STATES = 16  # bytes per parameter: weight, gradient and two averages in float32
 CARD = 80e9  # bytes of the cards that most people train such models on
 SIZES = {"L": "videoar_l", "XL": "videoar_xl", "4B": "videoar_4b"}
 STAGES = {
@@ -60,78 +54,14 @@ class Size:
 MEASURED = {"35 M": Size(512, 8, 8), "125 M": Size(768, 12, 12)}
 
 
-@dataclass(frozen=True)
-class Need:
-    """Bytes of a training step.
-
-    Attributes:
-        parameters: Number of parameters.
-        fixed: Bytes that it keeps for the backward pass whatever the batch, such as weights in bf16.
-        per_clip: Bytes that it keeps for the backward pass per clip.
-    """
-
-    parameters: int
-    fixed: int
-    per_clip: int
-
-    def total(self, batch: int) -> int:
-        return self.parameters * STATES + self.fixed + batch * self.per_clip
-
-
-class Kept:
-    """Counts the storages that a forward pass keeps, parameters apart."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._parameters = {self._number(parameter) for parameter in model.parameters()}
-        self._storages: dict[int, tuple[int, torch.UntypedStorage]] = {}
-
-    @staticmethod
-    def _number(tensor: Tensor) -> int:
-        return tensor.untyped_storage()._cdata
-
-    def note(self, tensor: Tensor) -> Tensor:
-        # The storage is held, so that its number is not given to another one.
-        self._storages[self._number(tensor)] = (tensor.untyped_storage().nbytes(), tensor.untyped_storage())
-        return tensor
-
-    @property
-    def bytes(self) -> int:
-        return sum(size for number, (size, _) in self._storages.items() if number not in self._parameters)
-
-
 def build(size: Size, recompute: bool) -> VideoARTransformer:
     execution = Execution("dense", recompute)
     return VideoARTransformer(BITS, lambda width: ClassCondition(width, (101,)), size.width, size.layers, size.heads, execution=execution)
 
 
-@lru_cache(maxsize=256)
-def kept(size: Size, layout: Layout, batch: int, recompute: bool, bf16: bool) -> int:
-    """Bytes that a forward pass keeps for the backward pass."""
-    with torch.device("meta"):
-        model = build(size, recompute)
-    make_plan(TokenSequence(layout, 1), None, model.rope, torch.device("cpu"))  # indices need their content, so outside of the mode
-    no_mask = patch.object(VideoARTransformer, "_attend", lambda *_: Dense(None))
-    with FakeTensorMode(allow_non_fake_inputs=True), no_mask:
-        model.to_empty(device="cpu")
-        inputs, ids = torch.empty(batch, layout.tokens, BITS), torch.zeros(batch, 1, dtype=torch.long)
-        found = Kept(model)
-        hooks = torch.autograd.graph.saved_tensors_hooks(found.note, lambda tensor: tensor)
-        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            bit_loss(model(inputs, layout, ids), torch.zeros(inputs.shape, dtype=torch.bool))
-        return found.bytes
-
-
-def need(size: Size, layout: Layout, recompute: bool, bf16: bool) -> Need:
+def need(size: Size, layout: Layout, recompute: bool, bf16: bool) -> Memory:
     """What a size needs in a stage."""
-    one, two = (kept(size, layout, batch, recompute, bf16) for batch in (1, 2))
-    per_clip = two - one
-    if recompute:
-        single, double = (replace(size, layers=layers) for layers in (1, 2))
-        blocks = [kept(few, layout, 2, False, bf16) - kept(few, layout, 1, False, bf16) for few in (single, double)]
-        per_clip += blocks[1] - blocks[0]
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in build(size, recompute).parameters())
-    return Need(parameters, one - (two - one), per_clip)
+    return memory_of(lambda layers, again: build(replace(size, layers=layers or size.layers), again), layout, recompute, bf16)
 
 
 def computed_table() -> str:
@@ -144,8 +74,9 @@ def computed_table() -> str:
         size = Size(*(settings[key] for key in ("width", "layers", "heads")))
         for stage, layout in STAGES.items():
             needs = [need(size, layout, recompute, bf16=True) for recompute in (False, True)]
-            fits = [max(0, int((CARD - one.total(0)) // one.per_clip)) for one in needs]
-            clips = " | ".join(f"{one.per_clip / GIB:.2f}" for one in needs)
+            clip = [one.per_clip + one.recomputed for one in needs]
+            fits = [max(0, int((CARD - one.total(0)) // each)) for one, each in zip(needs, clip, strict=True)]
+            clips = " | ".join(f"{each / GIB:.2f}" for each in clip)
             states = needs[0].parameters * STATES / GIB
             lines.append(f"| {name}, stage {stage} | {layout.tokens} | {states:.1f} | {clips} | {fits[0]} | {fits[1]} |")
     return "\n".join(lines) + "\n"

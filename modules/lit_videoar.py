@@ -33,6 +33,7 @@ from modules.geometry import Clip, Layout
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
 from modules.pixels import to_uint8, to_unit
+from modules.sharding import shard
 from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import RandomFrameMask, VideoARTransformer
@@ -83,6 +84,11 @@ class LitVideoAR(LightningModule):
         self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), extension or ReEncoding())
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.weights_source: str | None = None
+
+    def configure_model(self) -> None:
+        """Share the transformer out where the strategy does so; the frozen tokenizer stays whole on every device."""
+        if self.device_mesh is not None:
+            shard(self.transformer, self.device_mesh["data_parallel"])
 
     def setup(self, stage: str) -> None:
         """Check the data against the model, and learn what classes or words are called, before anything is read."""
@@ -196,6 +202,11 @@ class LitVideoAR(LightningModule):
             "extension": self.generate.extension.settings(),
             "precision": f"{self.trainer.precision}, {self.numbers}" if predicts else str(self.trainer.precision),
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Averaged weights, which callbacks have put in by now, were copied before the names of the condition were learned."""
+        names = {name: value for name, value in self.state_dict().items() if name.endswith("_extra_state")}
+        checkpoint["state_dict"] |= names
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer(decay_groups(self.transformer))

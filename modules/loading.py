@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from modules.exported import read_about
 from modules.geometry import Clip
 from modules.lit_videoar import LitVideoAR
 from modules.mistakes import mistake
@@ -28,13 +29,13 @@ log = logging.getLogger(__name__)
 
 
 def load(path: str | Path, device: str = "cpu", precision: Precision = "float32", graphs: bool = False) -> VideoAR:
-    """The autoregressive model of a run of ``train.py fit``, with its tokenizer, ready to make videos.
+    """The autoregressive model of a run of ``train.py fit`` or of ``modules.export``, with its tokenizer, ready to make videos.
 
-    The run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. The weights are read
-    without running any code of theirs.
+    A run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. An exported JSON cannot
+    name any but ours. Weights are read without running any code of theirs.
 
     Args:
-        path: The run's folder, or a checkpoint in it.
+        path: The run's folder, a checkpoint in it, or exported weights.
         device: Where the model goes.
         precision: Numbers that hold the transformer's weights: "bfloat16"; "auto", which is bfloat16 on CUDA, and on a CPU where a product
             takes less time in it; or "int8", 8 bits for the weights of the blocks and "auto" for the rest. The log says what was taken.
@@ -50,6 +51,10 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
     report = load_weights(model, checkpoint)
     if report.initialised:
         raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
+    if report.unused:
+        raise ValueError(
+            f"{checkpoint} is of another architecture: the model has no {report.unused[0]} ({len(report.unused)} such tensors)"
+        )
     nn.Module.to(model, device)
     model.eval().requires_grad_(False)
     transformer = model.transformer
@@ -60,7 +65,7 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
 
 
-def build(config: dict[str, Any], checkpoint: Path) -> LitVideoAR:
+def build(config: dict[str, Any], checkpoint: Path | str) -> LitVideoAR:
     """The model as its run had it, with random weights, and without what only training needs."""
     config = config | {"init_args": {name: value for name, value in config["init_args"].items() if name not in TRAINING}}
     parser = ArgumentParser(exit_on_error=False)
@@ -80,7 +85,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
-    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above."""
+    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above; for exported weights, their JSON."""
+    if checkpoint.suffix == ".safetensors":
+        about = read_about(checkpoint)
+        return {"model": about["model"], "data": {"init_args": {"clip": about["clip"]}}}
     folders = (checkpoint.parent, checkpoint.parent.parent)
     path = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
     if path is None:

@@ -34,12 +34,34 @@ DOORS: dict[str, set[str]] = {
     "modules.lit_videoar": {"modules"},
     "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
     "modules.loading": {"modules"},
+    "modules.sharding": {"modules.transformer"},
+    "modules.planning": {"modules.planning", "modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
+    "modules.plan": {"modules", "train"},
+    "modules.exported": {"modules.tensor_file"},
+    "modules.export": {"modules"},
     "datamodules": {"datamodules", "modules.geometry", "modules.batch", "modules.pixels", "modules.features"},
-    "callbacks": {"callbacks", "modules.geometry", "modules.batch", "modules.metrics", "modules.autoregression.corruption"},
+    "callbacks": {
+        "callbacks",
+        "modules.geometry",
+        "modules.batch",
+        "modules.metrics",
+        "modules.autoregression.corruption",
+        "modules.finite_steps",
+        "modules.planning.work",
+    },
     "train": {"callbacks", "datamodules", "modules"},
     "evaluate": {"callbacks", "datamodules", "modules"},
 }
-WITH_LIGHTNING = {"modules.mistakes", "modules.lit_tokenizer", "modules.lit_videoar", "datamodules", "callbacks", "train", "evaluate"}
+WITH_LIGHTNING = {
+    "modules.mistakes",
+    "modules.sharding",
+    "modules.lit_tokenizer",
+    "modules.lit_videoar",
+    "datamodules",
+    "callbacks",
+    "train",
+    "evaluate",
+}
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()

@@ -13,6 +13,7 @@ from PIL import Image
 from toy_runs import CONFIGS, ROOT, arguments, run
 
 import callbacks.write_videos
+from callbacks import WriteVideos
 from datamodules.reader import probe, read_clip
 from modules import load
 from modules.geometry import Clip
@@ -176,6 +177,12 @@ def test_a_prompt_longer_than_those_of_training_is_named(tmp_path: Path) -> None
     assert len(found) == 2
     assert found[0].endswith("prompts.txt:2: a text of 5 words was cut to 4")
     assert found[1].endswith("prompts.txt:3: words the model was not trained with: zebra")
+
+
+def test_formats_are_at_least_one_and_different() -> None:
+    for formats, found in (((), "none"), (("mp4", "gif", "mp4"), "mp4, gif, mp4")):
+        with pytest.raises(ValueError, match=f"none twice, got {found}"):
+            WriteVideos("clips", formats=formats)
 
 
 @pytest.mark.slow

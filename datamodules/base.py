@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sized
-from typing import NoReturn
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
 
 from datamodules.resumable import HeldOutLoader, ResumableLoader
-from modules.batch import VideoBatch
+from datamodules.shards import ShardLoader
+from modules.batch import LatentBatch, VideoBatch
 from modules.geometry import Clip
+
+SPLITS = ("train", "val", "test")
 
 
 class ClipDataModule(LightningDataModule, ABC):
@@ -77,26 +80,39 @@ class ClipDataModule(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._restored = dict(state_dict)
 
-    def val_dataloader(self) -> Iterable[VideoBatch]:
+    def val_dataloader(self) -> Iterable[VideoBatch | LatentBatch]:
         return self._held_out("val")
 
-    def test_dataloader(self) -> Iterable[VideoBatch]:
+    def test_dataloader(self) -> Iterable[VideoBatch | LatentBatch]:
         return self._held_out("test")
 
-    def predict_dataloader(self) -> NoReturn:
-        """Raises ``ValueError``, as clips are made from prompts."""
-        raise ValueError(f"predict makes clips from prompts, which {type(self).__name__} does not have: add -c configs/sample.yaml")
+    def predict_dataloader(self) -> ShardLoader:
+        """All clips of all splits in order, for a tokenizer to encode."""
+        stored = {split: dataset for split in SPLITS if split not in self.same_splits and len(dataset := self.dataset(split))}
+        return ShardLoader(stored, collate, batch_size=self.batch_size, workers=self.workers)
 
-    def _held_out(self, split: str) -> Iterable[VideoBatch]:
+    @property
+    def same_splits(self) -> dict[str, str]:
+        """Splits that are the same as another one."""
+        return {"test": "val"} if self.dataset("test") is self.dataset("val") else {}
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What decides, besides ``clip``, which pixels every clip has, as plain values; latents of clips go by it."""
+        return {"source": type(self).__name__, "seed": self.seed}
+
+    def _held_out(self, split: str) -> Iterable[VideoBatch | LatentBatch]:
         dataset = self.dataset(split)
         return HeldOutLoader(dataset, collate, batch_size=self.batch_size, workers=self.workers) if len(dataset) else []
 
 
-def collate(items: list[dict]) -> VideoBatch:
-    """Stacks the items of a data set into a batch."""
-    return VideoBatch(
-        video=torch.stack([item["video"] for item in items]),
-        label=torch.tensor([item["label"] for item in items], dtype=torch.int64),
-        caption=[item["caption"] for item in items],
-        index=torch.tensor([item["index"] for item in items], dtype=torch.int64),
-    )
+def collate(items: list[dict]) -> VideoBatch | LatentBatch:
+    """Stacks the items of a data set into a batch; they have either a video or a latent."""
+    said = {
+        "label": torch.tensor([item["label"] for item in items], dtype=torch.int64),
+        "caption": [item["caption"] for item in items],
+        "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
+    }
+    if "latent" in items[0]:
+        return LatentBatch(latent=torch.stack([item["latent"] for item in items]), **said)
+    return VideoBatch(video=torch.stack([item["video"] for item in items]), **said)

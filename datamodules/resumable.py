@@ -25,7 +25,7 @@ class _Plan:
         return iter(self.batches)
 
 
-class _WrappedLoader:
+class WrappedLoader:
     """A ``DataLoader`` whose batches follow ``self._plan``."""
 
     def __init__(self, dataset: Sized, collate: Callable, batch_size: int, workers: int) -> None:
@@ -53,7 +53,7 @@ class _WrappedLoader:
         self._loader._iterator = iterator
 
 
-class ResumableLoader(_WrappedLoader):
+class ResumableLoader(WrappedLoader):
     """Shuffled batches that go on exactly where the state was saved.
 
     The clips come as a row of permutations, permutation ``e`` drawn from ``(seed, e)``. A step takes the next ``batch_size * world``
@@ -107,7 +107,7 @@ class ResumableLoader(_WrappedLoader):
         self._consumed = state["consumed"]
 
 
-class HeldOutLoader(_WrappedLoader):
+class HeldOutLoader(WrappedLoader):
     """Every clip exactly once; rank ``r`` of ``n`` takes the clips ``r, r + n, ...`` in this order.
 
     All ranks yield equally many batches, so none waits for the others in a collective operation that they never enter.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import cached_property, partial
+from typing import Any
 
 from datamodules.base import ClipDataModule
 from datamodules.folder_clips import FolderClips, random_view, usable_rows
 from datamodules.manifest import Row, read_manifest
+from datamodules.transforms import RULE
 from modules.geometry import Clip
 
 
@@ -78,6 +81,14 @@ class VideoFolder(ClipDataModule):
     def captions(self) -> list[str]:
         """Every caption of the training manifest once, sorted; those of rows that ``where`` leaves out are not among them."""
         return sorted({row.caption for row in self._rows if row.caption and row.has(self.where)})
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        rows = hashlib.sha256()
+        for clips in (self._train, self._held_out_clips):
+            for row in clips.rows:
+                rows.update(json.dumps([row.written, row.start, row.end, row.label, row.caption]).encode())
+        return {**super().preprocessing, "resize": RULE, "flip": self.flip, "rows": rows.hexdigest()}
 
     @cached_property
     def _train(self) -> FolderClips:

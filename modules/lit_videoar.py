@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from modules.autoregression import (
     bit_loss,
     teach,
 )
-from modules.batch import Requests, VideoBatch
+from modules.batch import LatentBatch, Requests, VideoBatch
 from modules.geometry import Clip
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
@@ -33,6 +33,8 @@ from modules.pixels import to_uint8, to_unit
 from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import RandomFrameMask, VideoARTransformer
+
+Batch = VideoBatch | LatentBatch
 
 
 class LitVideoAR(LightningModule):
@@ -88,6 +90,9 @@ class LitVideoAR(LightningModule):
                 raise ValueError(f"clips are made from prompts, which {type(data).__name__} does not have: add -c configs/sample.yaml")
             return
         self.layout = self.tokenizer.layout(data.clip)
+        if self.weights_source is not None:
+            self._check_latents(self.tokenizer.state_dict(), self.weights_source)
+        self.generate.check_encoder(data.clip.frames)
         if stage == "fit":
             self.transformer.condition.learn_names(data.class_names, data.captions)
         self.scores, self.quality = BitScores(self.layout, self.tokenizer.bits), FrameQuality()
@@ -95,7 +100,13 @@ class LitVideoAR(LightningModule):
     def on_fit_start(self) -> None:
         # Not in setup, where the trainer does not tell yet whether it goes on from a checkpoint.
         if self.weights_source is None and self.trainer.ckpt_path is None:
+            self._check_latents({}, None)
             rank_zero_warn("the tokenizer's weights are random; --init_from gives it those of a trained one")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse latents that another tokenizer made; here, as strategies may cut and round the weights once they are loaded."""
+        weights = {name.removeprefix("tokenizer."): value for name, value in checkpoint["state_dict"].items()}
+        self._check_latents(weights, str(self.trainer.ckpt_path))
 
     def on_validation_start(self) -> None:
         """Refuse classes other than those of the weights, which the trainer has loaded by now."""
@@ -104,10 +115,10 @@ class LitVideoAR(LightningModule):
     def on_test_start(self) -> None:
         self.on_validation_start()
 
-    def on_train_batch_start(self, batch: VideoBatch, batch_index: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         seed_step(self.global_rank, self.global_step, batch_index % self.trainer.accumulate_grad_batches)
 
-    def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         ids = self._dropped(self._ids(batch))
         lesson = self._teach(batch, self._shown(ids))
         logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)), lesson.complete)
@@ -116,14 +127,15 @@ class LitVideoAR(LightningModule):
         self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: VideoBatch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._score(batch, "val")
 
-    def test_step(self, batch: VideoBatch, batch_index: int) -> dict[str, Any]:
+    def test_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         """Score the true bits, then generate a clip for every clip's condition; returns ``videos`` for the report, uint8."""
         self._score(batch, "test")
         videos = self.preview(batch)
-        self.quality.update(videos["reconstructed"], videos["real"])
+        if "real" in videos:
+            self.quality.update(videos["reconstructed"], videos["real"])
         return {"videos": videos}
 
     def on_predict_start(self) -> None:
@@ -134,6 +146,7 @@ class LitVideoAR(LightningModule):
                 self.tokenizer.layout(replace(data.clip, frames=request.frames))
                 self.tokenizer.latent_frames(request.prefix_frames or 1, "a prefix")
                 self.transformer.condition.of_texts([request.condition])
+                self.generate.check_encoder(request.frames, request.prefix is not None)
             except ValueError as error:
                 raise ValueError(f"{request.place}: {error}") from error
 
@@ -144,22 +157,25 @@ class LitVideoAR(LightningModule):
         clip = Clip(batch["frames"], batch["height"], batch["width"], batch["fps"])
         return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix))}
 
-    def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
-        """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8."""
-        video = to_uint8(batch["video"])
-        ids = self._ids(batch)
-        return {
-            "real": video,
-            "reconstructed": to_uint8(self.tokenizer(to_unit(video)).video),
-            "generated": to_uint8(self.generate(ids, Clip(*video.shape[2:]), batch["index"].tolist())),
-        }
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8.
 
-    def encode(self, batch: VideoBatch) -> Tensor:
-        """Continuous latents ``(B, d, t, h, w)`` of a batch; in training, those of clips met before come from memory."""
+        Of clips that were encoded beforehand the first is missing.
+        """
+        videos = {"real": to_uint8(batch["video"])} if "video" in batch else {}
+        videos["reconstructed"] = reconstructed = to_uint8(self.tokenizer.decode(self.tokenizer.quantize(self.encode(batch)).latent))
+        clip = Clip(*reconstructed.shape[2:])
+        videos["generated"] = to_uint8(self.generate(self._ids(batch), clip, batch["index"].tolist()))
+        return videos
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Continuous latents ``(B, d, t, h, w)``: a batch's own, or encoded; in training, those of clips met before come from memory."""
 
         def encode(video: Tensor) -> Tensor:
             return self.tokenizer.encode_for_tokens(to_unit(video))
 
+        if "latent" in batch:
+            return batch["latent"].float()
         if not self.training:
             return encode(batch["video"])
         return self.memory.fetch(batch["index"], batch["video"], encode)
@@ -179,6 +195,12 @@ class LitVideoAR(LightningModule):
         scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _check_latents(self, weights: Mapping[str, Tensor], source: str | None) -> None:
+        """Raise ``ValueError`` if the data has latents that were not made by the tokenizer with these weights."""
+        check = getattr(self.trainer.datamodule, "check_tokenizer", None)  # type: ignore[attr-defined]
+        if check is not None:
+            check(self.tokenizer.identity(weights), source)
+
     def _shown(self, ids: Tensor) -> Shows:
         """What a training batch shows the model: true bits, some of them flipped, or samples of its own."""
         if self.rollout is None or self.layout.frames == 1:
@@ -187,10 +209,10 @@ class LitVideoAR(LightningModule):
         self.log("train/rollout", float(due))
         return self.rollout.begin(self.transformer, ids, self.layout) if due else self.corruption
 
-    def _teach(self, batch: VideoBatch, shows: Shows) -> Lesson:
+    def _teach(self, batch: Batch, shows: Shows) -> Lesson:
         return teach(self.encode(batch), shows, self.layout.pyramid, self.transformer.resize)
 
-    def _ids(self, batch: VideoBatch) -> Tensor:
+    def _ids(self, batch: Batch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""
         return self.transformer.condition.of_batch(batch["label"], batch["caption"])
 
@@ -203,7 +225,7 @@ class LitVideoAR(LightningModule):
         return None if self.frame_mask is None else self.frame_mask.draw(clips, self.layout.frames, self.device)
 
     @torch.no_grad()
-    def _score(self, batch: VideoBatch, stage: str) -> None:
+    def _score(self, batch: Batch, stage: str) -> None:
         """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
         lesson = self._teach(batch, BitCorruption())
         ids = self._ids(batch)
@@ -216,7 +238,8 @@ class LitVideoAR(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         rank_zero_info(self.scores.table(self._log_scores("test")))
-        self.log_dict({f"test/{name}": value for name, value in self.quality.compute().items()})
+        if self.quality["psnr"].update_called:
+            self.log_dict({f"test/{name}": value for name, value in self.quality.compute().items()})
         self.quality.reset()
 
     def _log_scores(self, stage: str) -> dict[str, Tensor]:

@@ -44,9 +44,7 @@ class Report:
         return "\n".join(lines)
 
 
-def load_weights(
-    module: nn.Module, path: str | Path | Sequence[str], temporal_init: TemporalInit = "zeros", renew: bool = False
-) -> Report:
+def load_weights(module: nn.Module, path: str | Path | Sequence[str], temporal_init: TemporalInit = "zeros", renew: bool = False) -> Report:
     """Start ``module`` from the weights in a file, or in several that complete each other.
 
     A part of the model (a direct child: ``tokenizer``, ``transformer``) is either taken whole or, when the file has nothing of it, left

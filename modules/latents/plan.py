@@ -83,12 +83,10 @@ class CachePlan:
 
     def check_same(self, other: Self, folder: object) -> None:
         """Raises ``ValueError`` if ``other`` is not the same but for ``source``; what differs is named for both."""
-        mine, theirs = ({field.name: getattr(plan, field.name) for field in fields(self)} for plan in (self, other))
-        if mine["tokenizer"] != theirs["tokenizer"]:
+        if self.tokenizer != other.tokenizer:
             raise ValueError(f"{folder} has latents of tokenizer {self.name_of_tokenizer}, not of {other.name_of_tokenizer}: {ANOTHER}")
-        for name in mine.keys() - {"source", "tokenizer"}:
-            differing = difference(mine[name], theirs[name], name)
-            if differing:
+        for name in (field.name for field in fields(self) if field.name != "source"):
+            if differing := difference(getattr(self, name), getattr(other, name), name):
                 raise ValueError(f"{folder} was begun with {differing[0]}, not {differing[1]}: {ANOTHER}")
 
     def check_tokenizer(self, found: Mapping[str, str], source: str | None, place: object) -> None:
@@ -133,7 +131,7 @@ ANOTHER = "give another folder, or remove that one"
 def name_of(tokenizer: Mapping[str, str], source: str | None) -> str:
     """A tokenizer in a message: the first digits of its hashes and where it came from."""
     hashes = ", ".join(f"{half} {sha256[:12]}" for half, sha256 in sorted(tokenizer.items()))
-    return f"{hashes} ({source or 'no file'})"
+    return f"{hashes} ({source})" if tokenizer else "none: give --init_from"
 
 
 def difference(mine: Any, theirs: Any, path: str) -> tuple[str, str] | None:

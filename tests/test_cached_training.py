@@ -60,14 +60,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def rows(root: Path) -> list[dict[str, str]]:
-    (log,) = root.glob("log/*/metrics.csv")
-    with log.open() as file:
-        return list(csv.DictReader(file))
-
-
 def losses(root: Path) -> list[float]:
-    return [float(row[name]) for row in rows(root) for name in ("train/loss", "val/loss") if row.get(name)]
+    """All losses of a run in the order of its steps; a resumed run has a log for each of its parts."""
+    logs = sorted(root.glob("log/version_*/metrics.csv"))
+    rows = [row for log in logs for row in csv.DictReader(log.read_text().splitlines())]
+    return [float(row[name]) for row in rows for name in ("train/loss", "val/loss") if row.get(name)]
 
 
 ROLLOUT = ("--model.rollout", "Rollout", "--model.rollout.fraction", 0.5)

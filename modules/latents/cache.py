@@ -8,6 +8,7 @@ a shard its index only, and what is damaged, or comes from another cache, is ref
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,12 @@ class CachedClip(NamedTuple):
     label: int
     caption: str
     index: int
+
+    def sha256(self) -> str:
+        """A hash of all of it."""
+        whole = hashlib.sha256(json.dumps(self[1:]).encode())
+        whole.update(raw(self.latent))
+        return whole.hexdigest()
 
 
 class LatentCache:

@@ -16,7 +16,7 @@ from torch import Tensor
 from callbacks.files import replacing, write_text
 from callbacks.origin import origin
 from modules.batch import EncodingBatch
-from modules.latents import CachedClip, CachePlan, Numbers, open_plan, plan_path, shard_files, shard_path, write_shard
+from modules.latents import CachedClip, CachePlan, Numbers, clips_of_shard, open_plan, plan_path, shard_files, shard_path, write_shard
 
 
 class WriteLatents(BasePredictionWriter):
@@ -88,18 +88,20 @@ class WriteLatents(BasePredictionWriter):
     def _new_plan(self, trainer: Trainer, pl_module: LightningModule, splits: dict[str, int]) -> CachePlan:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         tokenizer: Any = pl_module.tokenizer
+        latent = tokenizer.latent_shape(data.clip)
         return CachePlan(
             tokenizer=tokenizer.identity(),
             source=str(origin(trainer, pl_module)["checkpoint"]),
             preprocessing=data.preprocessing,
             clip=data.clip,
-            latent=tokenizer.latent_shape(data.clip),
+            latent=latent,
             temporal_factor=tokenizer.shape.temporal_factor,
             numbers=self.numbers,
             splits=splits,
             same=data.same_splits,
             class_names=data.class_names,
             captions=data.captions,
+            clips_per_shard=clips_of_shard(latent, self.numbers),
         )
 
     def _announce(self, missing: list, shards: int) -> None:

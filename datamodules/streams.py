@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from typing import Any, NamedTuple
 
 from modules.latents import CachedClip, CachePlan, LatentCache
@@ -21,6 +22,8 @@ def litdata() -> Any:
     Raises:
         ValueError: If it is not installed.
     """
+    # What it reads is copied into batches and never written to.
+    warnings.filterwarnings("ignore", message="The given buffer is not writable", module="litdata")
     # Otherwise it asks a server for newer versions of itself whenever a stream is opened.
     os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
     try:

@@ -23,12 +23,8 @@ SETTLED = CachePlan(
     same={"test": "val"},
     class_names=["one", "two"],
     captions=["a cat", "Ein Bär – 熊"],
+    clips_per_shard=3,
 )
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "SHARD_CLIPS", 3)
 
 
 def clips_of(settled: CachePlan) -> dict[str, list[CachedClip]]:
@@ -141,7 +137,7 @@ def test_another_cache_is_not_gone_on_with_and_what_differs_is_named_for_both(tm
     other = replace(SETTLED, **OTHERS[message])
     assert open_plan(tmp_path, other) == (other, False)
     plan_path(tmp_path).write_text(SETTLED.to_json())
-    assert open_plan(tmp_path, replace(SETTLED, source="moved.ckpt")) == (SETTLED, True)
+    assert open_plan(tmp_path, replace(SETTLED, source="moved.ckpt", clips_per_shard=9)) == (SETTLED, True)
     with pytest.raises(ValueError, match=f"{message}: give another folder, or remove that one"):
         open_plan(tmp_path, other)
 
@@ -164,19 +160,18 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("latent", [(8, 2, 4, 4), (48, 5, 8, 8)])
-def test_the_size_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latent: tuple[int, int, int, int]) -> None:
-    monkeypatch.setattr(plan, "SHARD_CLIPS", 1024)
+def test_the_size_is_known_beforehand(tmp_path: Path, latent: tuple[int, int, int, int]) -> None:
     captions = [f"a dog of {number} runs along the beach"[: 20 + number % 9] for number in range(90)]
-    settled = replace(SETTLED, latent=latent, splits={"train": 80, "val": 20}, captions=captions)
+    settled = replace(SETTLED, latent=latent, splits={"train": 80, "val": 20}, captions=captions, clips_per_shard=40)
     write(tmp_path, settled)
     real = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert settled.bytes_of(list(settled.shards())) == pytest.approx(real, rel=0.02)
 
 
-def test_shards_are_as_large_as_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "SHARD_CLIPS", 1024)
-    assert SETTLED.clips_per_shard == 1024
-    long = replace(SETTLED, latent=(48, 17, 24, 42), splits={"train": 70})
-    assert long.clips_per_shard == plan.SHARD_BYTES // (48 * 17 * 24 * 42 * 4) == 20
-    assert [(shard.first, shard.count) for shard in long.shards()] == [(0, 20), (20, 20), (40, 20), (60, 10)]
-    assert replace(long, latent=(48, 17, 2400, 4200)).clips_per_shard == 1
+def test_shards_are_as_large_as_said() -> None:
+    assert plan.clips_of_shard((8, 2, 4, 4), "float32") == 1024
+    long = (48, 17, 24, 42)
+    assert plan.clips_of_shard(long, "float32") == plan.SHARD_BYTES // (48 * 17 * 24 * 42 * 4) == 20
+    assert plan.clips_of_shard(long, "float16") == 40 and plan.clips_of_shard((48, 17, 2400, 4200), "float32") == 1
+    shards = replace(SETTLED, splits={"train": 70}, clips_per_shard=20).shards()
+    assert [(shard.first, shard.count) for shard in shards] == [(0, 20), (20, 20), (40, 20), (60, 10)]

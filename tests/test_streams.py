@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_cached_training import losses
+from latent_runs import encode, losses
 from test_latent_cache import SETTLED, write
 from toy_runs import CONFIGS, run
 
@@ -166,8 +166,7 @@ def test_a_stream_is_of_one_cache_and_whole(tmp_path: Path, monkeypatch: pytest.
 @needs_litdata
 def test_a_run_over_a_stream_resumes_exactly(tmp_path: Path) -> None:
     tokenizer = run("fit", "tokenizer", tmp_path / "tokenizer")
-    run("predict", "tokenizer", tmp_path / "encoded", "-c", CONFIGS / "encode_latents.yaml", "--ckpt_path", tokenizer)
-    write_stream(LatentCache(tmp_path / "encoded/latents"), str(tmp_path / "stream"))
+    write_stream(LatentCache(encode(tmp_path / "encoded", tokenizer)), str(tmp_path / "stream"))
     stream = ("-c", CONFIGS / "data/streamed.yaml", "--data.folder", tmp_path / "stream", "--init_from", tokenizer)
     steps = ("--trainer.val_check_interval", 3, "--checkpoint.every_n_train_steps", 1, "--ckpt_path", "last")
     for root, stops in (("whole", (6,)), ("parts", (3, 5, 6))):

@@ -35,6 +35,15 @@ class Shard(NamedTuple):
     count: int
 
 
+def bytes_of_latent(latent: tuple[int, ...], numbers: Numbers) -> int:
+    return math.prod(latent) * BYTES[numbers]
+
+
+def clips_of_shard(latent: tuple[int, ...], numbers: Numbers) -> int:
+    """How many clips shall share a file; a cache keeps to what it was begun with."""
+    return max(1, min(SHARD_CLIPS, SHARD_BYTES // bytes_of_latent(latent, numbers)))
+
+
 @dataclass(frozen=True)
 class CachePlan:
     """Everything but the latents themselves, their labels and captions.
@@ -51,6 +60,7 @@ class CachePlan:
         same: Splits that are not stored, as they are the same as another one.
         class_names: Names of the classes by class id.
         captions: Captions for training, or a sample that covers their words.
+        clips_per_shard: Clips that share a file.
     """
 
     tokenizer: dict[str, str]
@@ -64,10 +74,7 @@ class CachePlan:
     same: dict[str, str]
     class_names: list[str]
     captions: list[str]
-
-    @property
-    def clips_per_shard(self) -> int:
-        return max(1, min(SHARD_CLIPS, SHARD_BYTES // self._latent_bytes))
+    clips_per_shard: int
 
     def shards(self) -> Iterator[Shard]:
         """All shards, split by split."""
@@ -78,14 +85,14 @@ class CachePlan:
     def bytes_of(self, shards: list[Shard]) -> int:
         """About how large the files of these shards are: exact but for captions, of which the mean length is taken."""
         words = sum(len(json.dumps(caption)) - 2 for caption in self.captions) / max(1, len(self.captions))
-        per_clip = self._latent_bytes + CLIP_INDEX_BYTES + words
+        per_clip = bytes_of_latent(self.latent, self.numbers) + CLIP_INDEX_BYTES + words
         return round(sum(shard.count for shard in shards) * per_clip + len(shards) * SHARD_INDEX_BYTES)
 
     def check_same(self, other: Self, folder: object) -> None:
-        """Raises ``ValueError`` if ``other`` is not the same but for ``source``; what differs is named for both."""
+        """Raises ``ValueError`` if ``other`` has other content; what differs is named for both."""
         if self.tokenizer != other.tokenizer:
             raise ValueError(f"{folder} has latents of tokenizer {self.name_of_tokenizer}, not of {other.name_of_tokenizer}: {ANOTHER}")
-        for name in (field.name for field in fields(self) if field.name != "source"):
+        for name in (field.name for field in fields(self) if field.name not in ("source", "clips_per_shard")):
             if differing := difference(getattr(self, name), getattr(other, name), name):
                 raise ValueError(f"{folder} was begun with {differing[0]}, not {differing[1]}: {ANOTHER}")
 
@@ -119,10 +126,6 @@ class CachePlan:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    @property
-    def _latent_bytes(self) -> int:
-        return math.prod(self.latent) * BYTES[self.numbers]
 
 
 ANOTHER = "give another folder, or remove that one"

@@ -54,10 +54,11 @@ class VideoARCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--init_from",
-            type=str | None,
+            type=list[str] | str | None,
             default=None,
             help="Start from the weights in this checkpoint, safetensors file or published Infinity tokenizer: a new run, a new stage, or "
-            "a video tokenizer from an image tokenizer. To continue the same run use --ckpt_path.",
+            "a video tokenizer from an image tokenizer. Several that complete each other are a list: a model trained over cached latents "
+            "and its tokenizer. To continue the same run use --ckpt_path.",
         )
         parser.add_argument(
             "--temporal_init",
@@ -80,7 +81,7 @@ class VideoARCLI(LightningCLI):
             # What is trained may begin with another number of bits; what is only used may not.
             renew = self.config["subcommand"] == "fit"
             rank_zero_info(str(load_weights(self.model, config["init_from"], config["temporal_init"], renew)))
-            self.model.weights_source = config["init_from"]
+            self.model.weights_source = " and ".join([given] if isinstance(given := config["init_from"], str) else given)
 
 
 def main(args: list[str] | None = None) -> VideoARCLI:

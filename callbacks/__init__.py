@@ -13,6 +13,7 @@ from callbacks.log_videos import LogVideos
 from callbacks.media import contact_sheet, write_preview
 from callbacks.mp4 import Mp4Writer, write_mp4
 from callbacks.save_run_config import SaveRunConfig
+from callbacks.write_latents import WriteLatents
 from callbacks.write_reconstructions import WriteReconstructions
 from callbacks.write_report import WriteReport
 from callbacks.write_videos import WriteVideos
@@ -30,6 +31,7 @@ __all__ = [
     "LogVideos",
     "Mp4Writer",
     "SaveRunConfig",
+    "WriteLatents",
     "WriteReconstructions",
     "WriteReport",
     "WriteVideos",

@@ -45,6 +45,7 @@ class EvaluateRollouts(Callback):
         """Raises ``ValueError`` if the model makes no videos, or videos of the trained length would be longer."""
         if not hasattr(pl_module, "make"):
             raise ValueError(f"EvaluateRollouts needs a model that makes videos; {type(pl_module).__name__} makes none")
+        clips_of(trainer.datamodule, "test")  # type: ignore[attr-defined]
         trained = trainer.datamodule.clip.frames  # type: ignore[attr-defined]
         if self.frames < trained:
             raise ValueError(f"rollouts of {self.frames} frames are shorter than the clips of {trained} frames")

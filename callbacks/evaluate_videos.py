@@ -171,7 +171,13 @@ class EvaluateVideos(Callback):
 
 
 def clips_of(data: Any, split: str) -> Sized:
-    """The clips of a split as they are to be looked at: from the middle, if the data can say so, and not at a random place."""
+    """The clips of a split as they are to be looked at: from the middle, if the data can say so, and not at a random place.
+
+    Raises:
+        ValueError: If the data has latents of them only.
+    """
+    if getattr(data, "encoded", False):
+        raise ValueError(f"what is made is compared with videos, and {type(data).__name__} has latents: evaluate with the clips themselves")
     return getattr(data, "reference", data.dataset)(split)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from modules.geometry import Clip
+from modules.geometry import Clip, Layout
 from modules.planning.work import forward_operations
 
 GIB = 2**30
@@ -67,7 +67,8 @@ def counts(pl_module: LightningModule, batch: Any) -> tuple[int, int, int]:
     clips = len(batch["index"])
     if not hasattr(pl_module, "transformer"):
         return clips, 0, 0
-    layout = pl_module.tokenizer.layout(Clip(*batch["video"].shape[2:]))  # type: ignore[union-attr]
+    tokenizer: Any = pl_module.tokenizer
+    layout = Layout.of(batch["latent"]) if "latent" in batch else tokenizer.layout(Clip(*batch["video"].shape[2:]))
     linear, attention = forward_operations(pl_module.transformer, layout)  # type: ignore[arg-type]
     return clips, clips * layout.tokens, clips * 3 * (linear + attention)
 

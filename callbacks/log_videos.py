@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,14 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.media import contact_sheet, write_picture
-from modules.batch import VideoBatch
+from modules.batch import LatentBatch, VideoBatch
+
+Batch = VideoBatch | LatentBatch
 
 
 @runtime_checkable
 class Previews(Protocol):
     """A module that shows what it makes of a batch: named videos ``(B, 3, T, H, W)`` uint8."""
 
-    def preview(self, batch: VideoBatch) -> dict[str, Tensor]: ...
+    def preview(self, batch: Batch) -> dict[str, Tensor]: ...
 
 
 class LogVideos(Callback):
@@ -54,7 +56,7 @@ class LogVideos(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: VideoBatch,
+        batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -73,17 +75,12 @@ class LogVideos(Callback):
                 log_picture(trainer, kind, contact_sheet(list(clips), captions(shown)))
 
 
-def first_clips(batch: VideoBatch, clips: int) -> VideoBatch:
+def first_clips(batch: Batch, clips: int) -> Batch:
     """The first clips of a batch, at most ``clips``."""
-    return VideoBatch(
-        video=batch["video"][:clips],
-        label=batch["label"][:clips],
-        caption=batch["caption"][:clips],
-        index=batch["index"][:clips],
-    )
+    return cast(Batch, {name: value[:clips] for name, value in batch.items()})  # type: ignore[index]
 
 
-def captions(batch: VideoBatch) -> list[str]:
+def captions(batch: Batch) -> list[str]:
     """A text per clip: its caption, else its class, else its number."""
     clips = zip(batch["caption"], batch["label"].tolist(), batch["index"].tolist(), strict=True)
     return [caption or (f"class {label}" if label >= 0 else f"clip {index}") for caption, label, index in clips]

@@ -20,7 +20,7 @@ from callbacks.files import write_text
 from callbacks.log_videos import captions
 from callbacks.media import contact_sheet, write_picture
 from callbacks.origin import evaluation_origin, origin
-from modules.batch import VideoBatch
+from modules.batch import LatentBatch, VideoBatch
 from modules.metrics import Results, Row
 
 SHEET_CLIPS = 6
@@ -53,11 +53,11 @@ class WriteReport(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: VideoBatch,
+        batch: VideoBatch | LatentBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._clips += len(batch["video"])
+        self._clips += len(batch["label"])
         videos = outputs.get("videos", {}) if isinstance(outputs, dict) else {}
         judge = getattr(trainer.datamodule, "judge", None)  # type: ignore[attr-defined]
         for kind, clips in videos.items():

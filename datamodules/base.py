@@ -7,15 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningDataModule
 
 from datamodules.resumable import HeldOutLoader, ResumableLoader
+from datamodules.shards import ShardLoader
 from datamodules.streams import Stream
-from modules.batch import VideoBatch
+from modules.batch import LatentBatch, VideoBatch
 from modules.geometry import Clip
+
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,11 @@ class ClipDataModule(LightningDataModule, ABC):
         """Whether a training clip may look different every time that it comes around, so that nothing is gained from remembering it."""
         return False
 
+    @property
+    def encoded(self) -> bool:
+        """Whether there are latents, in place of videos."""
+        return False
+
     def setup(self, stage: str) -> None:
         """Makes the data sets of a stage; what is wrong with them is said here, before anything is trained."""
         if stage == "fit":
@@ -157,17 +165,33 @@ class ClipDataModule(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = dict(state_dict)
 
-    def val_dataloader(self) -> Iterable[VideoBatch]:
+    def val_dataloader(self) -> Iterable[VideoBatch | LatentBatch]:
         return self._held_out("val")
 
-    def test_dataloader(self) -> Iterable[VideoBatch]:
+    def test_dataloader(self) -> Iterable[VideoBatch | LatentBatch]:
         return self._held_out("test")
 
-    def predict_dataloader(self) -> NoReturn:
-        """Raises ``ValueError``, as clips are made from prompts."""
-        raise ValueError(f"predict makes clips from prompts, which {type(self).__name__} does not have: add -c configs/sample.yaml")
+    def predict_dataloader(self) -> ShardLoader:
+        """All clips of all splits in order, for a tokenizer to encode; raises ``ValueError`` if there is more to see than these."""
+        if self.changing:
+            raise ValueError("clips that change from visit to visit cannot be encoded once and for all: leave datamodules.FreshViews out")
+        if others := [clip for clip in self.train_clips if clip != self.clip]:
+            size = " x ".join(f"{number:g}" for number in asdict(others[0]).values())
+            raise ValueError(f"clips are encoded at the size of data.clip, and some are {size}: encode every size in a folder of its own")
+        stored = {split: dataset for split in SPLITS if split not in self.same_splits and len(dataset := self.dataset(split))}
+        return ShardLoader(stored, collate, batch_size=self.batch_size, workers=self.workers)
 
-    def _held_out(self, split: str) -> Iterable[VideoBatch]:
+    @property
+    def same_splits(self) -> dict[str, str]:
+        """Splits that are the same as another one."""
+        return {"test": "val"} if self.dataset("test") is self.dataset("val") else {}
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What decides, besides ``clip``, which pixels every clip has, as plain values; latents of clips go by it."""
+        return {"source": type(self).__name__, "seed": self.seed}
+
+    def _held_out(self, split: str) -> Iterable[VideoBatch | LatentBatch]:
         dataset = self.dataset(split)
         return HeldOutLoader(dataset, collate, batch_size=self.batch_size, workers=self.workers) if len(dataset) else []
 
@@ -188,11 +212,13 @@ def _phases(clip: Clip, batch_size: int, until: dict[int, Beginning]) -> list[Ph
     return phases
 
 
-def collate(items: list[dict]) -> VideoBatch:
-    """Stacks the items of a data set into a batch."""
-    return VideoBatch(
-        video=torch.stack([item["video"] for item in items]),
-        label=torch.tensor([item["label"] for item in items], dtype=torch.int64),
-        caption=[item["caption"] for item in items],
-        index=torch.tensor([item["index"] for item in items], dtype=torch.int64),
-    )
+def collate(items: list[dict]) -> VideoBatch | LatentBatch:
+    """Stacks the items of a data set into a batch; they have either a video or a latent."""
+    said = {
+        "label": torch.tensor([item["label"] for item in items], dtype=torch.int64),
+        "caption": [item["caption"] for item in items],
+        "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
+    }
+    if "latent" in items[0]:
+        return LatentBatch(latent=torch.stack([item["latent"] for item in items]), **said)
+    return VideoBatch(video=torch.stack([item["video"] for item in items]), **said)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import abstractmethod
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from datamodules.base import Beginning, ClipDataModule
 from datamodules.broken import Tolerance
 from datamodules.folder_clips import FolderClips
 from datamodules.manifest import Row
+from datamodules.transforms import RULE
 from datamodules.views import FixedViews, Views
 from modules.geometry import Clip
 
@@ -80,6 +84,15 @@ class FileClips(ClipDataModule):
     @property
     def captions(self) -> list[str]:
         return []
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        rows = hashlib.sha256()
+        for clips in (self.dataset("train"), self.dataset("val")):
+            for row in clips.rows:
+                rows.update(json.dumps([row.written, row.start, row.end, row.label, row.caption]).encode())
+        views = {"kind": type(self.views).__name__, **vars(self.views)}
+        return {**super().preprocessing, "resize": RULE, "views": views, "rows": rows.hexdigest()}
 
     @property
     def changing(self) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from functools import cached_property
+from typing import NoReturn
 
 from datamodules.base import ClipDataModule
+from datamodules.latent_source import LatentSource
 from datamodules.streams import Stream
 from modules.geometry import Clip
 
@@ -67,6 +69,20 @@ class Mixture(ClipDataModule):
     @property
     def changing(self) -> bool:
         return any(part.changing for part in self.parts.values())
+
+    @property
+    def encoded(self) -> bool:
+        return any(part.encoded for part in self.parts.values())
+
+    def check_tokenizer(self, found: dict[str, str], source: str | None) -> None:
+        """Raises ``ValueError`` if latents of a part are not of the tokenizer with these hashes, whose weights came from ``source``."""
+        for part in self.parts.values():
+            if isinstance(part, LatentSource | Mixture) and part.encoded:
+                part.check_tokenizer(found, source)
+
+    def predict_dataloader(self) -> NoReturn:
+        """Raises ``ValueError``, as every part makes a folder of latents of its own."""
+        raise ValueError(f"encode the parts {', '.join(self.parts)} one by one, each in a folder of its own")
 
     def streams(self) -> list[Stream]:
         return self._all_streams

@@ -8,6 +8,7 @@ from __future__ import annotations
 import colorsys
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,6 +167,10 @@ class MovingDigits(ClipDataModule):
         """The clips of "train", "val" or "test"."""
         length = self.clips if split == "train" else self.held_out
         return DigitClips(clip or self.clip, split, length, seed=self.seed, speed=self.speed, wander=self.wander)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        return {**super().preprocessing, "speed": self.speed, "wander": self.wander}
 
     @property
     def class_names(self) -> list[str]:

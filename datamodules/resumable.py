@@ -28,7 +28,7 @@ class _Plan:
         return iter(self.batches)
 
 
-class _WrappedLoader:
+class WrappedLoader:
     """A ``DataLoader`` whose batches follow ``self._plan``."""
 
     def __init__(self, dataset: Any, collate: Callable, workers: int) -> None:
@@ -65,7 +65,7 @@ class _WrappedLoader:
         self._loader._iterator = iterator
 
 
-class ResumableLoader(_WrappedLoader):
+class ResumableLoader(WrappedLoader):
     """Shuffled batches, each from one of several streams, that go on exactly where the state was saved.
 
     Whose turn a step is depends on the seed and the number of the step. The clips of a stream come as a row of permutations,
@@ -147,7 +147,7 @@ class ResumableLoader(_WrappedLoader):
             yield [(number, clip, visit) for clip, visit in clips]
 
 
-class HeldOutLoader(_WrappedLoader):
+class HeldOutLoader(WrappedLoader):
     """Every clip exactly once; rank ``r`` of ``n`` takes the clips ``r, r + n, ...`` in this order.
 
     All ranks yield equally many batches, so none waits for the others in a collective operation that they never enter.

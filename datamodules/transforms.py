@@ -58,6 +58,9 @@ class Framing:
 
 CENTRE = Framing()
 
+# How a picture becomes a clip's, for those who keep what was made of clips; another rule is another text.
+RULE = "bicubic, antialiased, to cover; cut"
+
 
 def _cover(pixels: Tensor, height: int, width: int) -> Tensor:
     """Resizes so that one side fits and the other one reaches over; bicubic and antialiased, as Pillow does it."""

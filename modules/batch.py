@@ -4,6 +4,8 @@ from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
+from modules.latents.plan import Shard
+
 
 class VideoBatch(TypedDict):
     """What every training, validation and test data loader yields.
@@ -16,6 +18,28 @@ class VideoBatch(TypedDict):
     label: Tensor
     caption: list[str]
     index: Tensor
+
+
+class LatentBatch(TypedDict):
+    """What data loaders over a cache of latents yield in place of a ``VideoBatch``.
+
+    ``latent`` is ``(B, d, t, h, w)``, the tokenizer's continuous latents as they are stored; the others are as in a ``VideoBatch``.
+    """
+
+    latent: Tensor
+    label: Tensor
+    caption: list[str]
+    index: Tensor
+
+
+class EncodingBatch(VideoBatch):
+    """What the predict data loader over clips yields: clips to encode, all of one shard of a cache.
+
+    Shards come one after the other, the clips of a shard in their order, and ``last`` marks the batch with which a shard ends.
+    """
+
+    shard: Shard
+    last: bool
 
 
 class Requests(TypedDict):

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from modules.batch import FileChunk, VideoBatch
+from modules.batch import EncodingBatch, FileChunk, VideoBatch
 from modules.finite_steps import FiniteSteps
 from modules.metrics import ReconstructionScores
 from modules.optim import WarmupCosine
@@ -79,10 +80,14 @@ class LitTokenizer(LightningModule):
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(f"the tokenizer runs in {' or '.join(PRECISIONS)}, not {self.trainer.precision}: half weights change bits")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "encoded", False):
+            raise ValueError(f"a tokenizer needs video, and {type(data).__name__} has latents")
         if stage == "predict":
-            if not hasattr(data, "files"):
+            writers = [each for each in self.trainer.callbacks if isinstance(each, BasePredictionWriter)]  # type: ignore[attr-defined]
+            if not hasattr(data, "files") and not (writers and hasattr(data, "dataset")):
                 raise ValueError(
-                    f"a tokenizer reconstructs video files, which {type(data).__name__} does not have: add -c configs/reconstruct.yaml"
+                    f"a tokenizer reconstructs video files, which {type(data).__name__} does not have: add -c configs/reconstruct.yaml; "
+                    "or it encodes clips for training: add -c configs/encode_latents.yaml"
                 )
             return
         # Held-out clips are all of one size; those of training may not be.
@@ -129,8 +134,13 @@ class LitTokenizer(LightningModule):
             self.log("test/lpips_vgg", lpips, batch_size=len(video), sync_dist=True)
         return {"videos": {"real": to_uint8(batch["video"]), "reconstructed": video}}
 
-    def predict_step(self, batch: FileChunk, batch_index: int) -> dict[str, Tensor]:
-        """The frames of a file that are complete by now, ``real`` and ``reconstructed``, ``(1, 3, n, H, W)`` uint8 each."""
+    def predict_step(self, batch: FileChunk | EncodingBatch, batch_index: int) -> dict[str, Tensor]:
+        """Of clips, their ``latent`` ``(B, d, t, h, w)``; of a file, the frames that are complete by now.
+
+        These are ``real`` and ``reconstructed``, ``(1, 3, n, H, W)`` uint8 each.
+        """
+        if "file" not in batch:
+            return {"latent": self.tokenizer.encode_for_tokens(to_unit(batch["video"]))}
         if batch["first"]:
             self._stream = StreamedReconstruction(self.tokenizer)
         real, reconstructed = self._stream.push(batch["video"], batch["last"])

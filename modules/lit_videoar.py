@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -28,7 +28,7 @@ from modules.autoregression import (
     teach,
 )
 from modules.autoregression.generation import in_step
-from modules.batch import Requests, VideoBatch
+from modules.batch import LatentBatch, Requests, VideoBatch
 from modules.geometry import Clip, Layout
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
@@ -38,6 +38,8 @@ from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import RandomFrameMask, VideoARTransformer
 from modules.transformer.precision import Numbers
+
+Batch = VideoBatch | LatentBatch
 
 
 class LitVideoAR(LightningModule):
@@ -99,6 +101,9 @@ class LitVideoAR(LightningModule):
             return
         # Held-out clips are all of one size; those of training may not be.
         self.scores, self.quality = BitScores(self.tokenizer.layout(data.clip), self.tokenizer.bits), FrameQuality()
+        if self.weights_source is not None:
+            self._check_latents(self.tokenizer.state_dict(), self.weights_source)
+        self.generate.check_encoder(data.clip.frames)
         if stage == "fit":
             for clip in data.train_clips:
                 self.tokenizer.layout(clip)
@@ -110,7 +115,13 @@ class LitVideoAR(LightningModule):
     def on_fit_start(self) -> None:
         # Not in setup, where the trainer does not tell yet whether it goes on from a checkpoint.
         if self.weights_source is None and self.trainer.ckpt_path is None:
+            self._check_latents({}, None)
             rank_zero_warn("the tokenizer's weights are random; --init_from gives it those of a trained one")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse latents that another tokenizer made; here, as strategies may cut and round the weights once they are loaded."""
+        weights = {name.removeprefix("tokenizer."): value for name, value in checkpoint["state_dict"].items()}
+        self._check_latents(weights, str(self.trainer.ckpt_path))
 
     def on_validation_start(self) -> None:
         """Refuse classes other than those of the weights, which the trainer has loaded by now."""
@@ -119,10 +130,10 @@ class LitVideoAR(LightningModule):
     def on_test_start(self) -> None:
         self.on_validation_start()
 
-    def on_train_batch_start(self, batch: VideoBatch, batch_index: int) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
         seed_step(self.global_rank, self.global_step, batch_index % self.trainer.accumulate_grad_batches)
 
-    def training_step(self, batch: VideoBatch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         ids, latent = self._dropped(self._ids(batch)), self.encode(batch)
         layout = Layout.of(latent)
         lesson = self._teach(latent, self._shown(ids, layout))
@@ -132,14 +143,15 @@ class LitVideoAR(LightningModule):
         self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: VideoBatch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._score(batch, "val")
 
-    def test_step(self, batch: VideoBatch, batch_index: int) -> dict[str, Any]:
+    def test_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
         """Score the true bits, then generate a clip for every clip's condition; returns ``videos`` for the report, uint8."""
         self._score(batch, "test")
         videos = self.preview(batch)
-        self.quality.update(videos["reconstructed"], videos["real"])
+        if "real" in videos:
+            self.quality.update(videos["reconstructed"], videos["real"])
         return {"videos": videos}
 
     def on_predict_start(self) -> None:
@@ -150,6 +162,7 @@ class LitVideoAR(LightningModule):
                 self.tokenizer.layout(replace(data.clip, frames=request.frames))
                 self.tokenizer.latent_frames(request.prefix_frames or 1, "a prefix")
                 self._ids_of([request.condition, *(text for _, text in request.then)], request.place)
+                self.generate.check_encoder(request.frames, request.prefix is not None)
             except ValueError as error:
                 raise ValueError(f"{request.place}: {error}") from error
         self.transformer.hold(self.numbers)
@@ -168,25 +181,31 @@ class LitVideoAR(LightningModule):
         changes = [(frame, self._ids_of(texts)) for frame, texts in in_step(batch["condition"], batch["then"], clip.fps)]
         return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix, changes))}
 
-    def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
-        """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8."""
-        return {"real": to_uint8(batch["video"]), "reconstructed": self.reconstruct(batch), "generated": self.make(batch)}
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8.
 
-    def reconstruct(self, batch: VideoBatch) -> Tensor:
+        Of clips that were encoded beforehand the first is missing.
+        """
+        real = {"real": to_uint8(batch["video"])} if "video" in batch else {}
+        return {**real, "reconstructed": self.reconstruct(batch), "generated": self.make(batch)}
+
+    def reconstruct(self, batch: Batch) -> Tensor:
         """The clips of a batch through the tokenizer, uint8."""
-        return to_uint8(self.tokenizer(to_unit(batch["video"])).video)
+        return to_uint8(self.tokenizer.decode(self.tokenizer.quantize(self.encode(batch)).latent))
 
-    def make(self, batch: VideoBatch, frames: int | None = None) -> Tensor:
+    def make(self, batch: Batch, frames: int | None = None) -> Tensor:
         """Clips for the conditions of a batch, uint8; seeds are the clips' numbers, the length is the batch's if not given."""
-        clip = Clip(*batch["video"].shape[2:])
+        clip = self.tokenizer.clip_of(batch["latent"]) if "latent" in batch else Clip(*batch["video"].shape[2:])
         return to_uint8(self.generate(self._ids(batch), replace(clip, frames=frames or clip.frames), batch["index"].tolist()))
 
-    def encode(self, batch: VideoBatch) -> Tensor:
-        """Continuous latents ``(B, d, t, h, w)`` of a batch; in training, those of clips met before come from memory."""
+    def encode(self, batch: Batch) -> Tensor:
+        """Continuous latents ``(B, d, t, h, w)``: a batch's own, or encoded; in training, those of clips met before come from memory."""
 
         def encode(video: Tensor) -> Tensor:
             return self.tokenizer.encode_for_tokens(to_unit(video))
 
+        if "latent" in batch:
+            return batch["latent"].float()
         if not self.training:
             return encode(batch["video"])
         return self.memory.fetch(batch["index"], batch["video"], encode)
@@ -213,6 +232,12 @@ class LitVideoAR(LightningModule):
         scheduler = WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _check_latents(self, weights: Mapping[str, Tensor], source: str | None) -> None:
+        """Raise ``ValueError`` if the data has latents that were not made by the tokenizer with these weights."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "encoded", False):
+            data.check_tokenizer(self.tokenizer.identity(weights), source)
+
     def _shown(self, ids: Tensor, layout: Layout) -> Shows:
         """What a training batch shows the model: true bits, some of them flipped, or samples of its own."""
         if self.rollout is None or layout.frames == 1:
@@ -224,7 +249,7 @@ class LitVideoAR(LightningModule):
     def _teach(self, latent: Tensor, shows: Shows) -> Lesson:
         return teach(latent, shows, Layout.of(latent).pyramid, self.transformer.resize)
 
-    def _ids(self, batch: VideoBatch) -> Tensor:
+    def _ids(self, batch: Batch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""
         return self.transformer.condition.of_batch(batch["label"], batch["caption"])
 
@@ -246,7 +271,7 @@ class LitVideoAR(LightningModule):
         return None if self.frame_mask is None else self.frame_mask.draw(clips, layout.frames, self.device)
 
     @torch.no_grad()
-    def _score(self, batch: VideoBatch, stage: str) -> None:
+    def _score(self, batch: Batch, stage: str) -> None:
         """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
         ids, latent = self._ids(batch), self.encode(batch)
         lesson = self._teach(latent, BitCorruption())
@@ -259,7 +284,8 @@ class LitVideoAR(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         rank_zero_info(self.scores.table(self._log_scores("test")))
-        self.log_dict({f"test/{name}": value for name, value in self.quality.compute().items()})
+        if self.quality["psnr"].update_called:
+            self.log_dict({f"test/{name}": value for name, value in self.quality.compute().items()})
         self.quality.reset()
 
     def _log_scores(self, stage: str) -> dict[str, Tensor]:

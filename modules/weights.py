@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from modules.tensor_file import open_tensors
@@ -42,15 +44,16 @@ class Report:
         return "\n".join(lines)
 
 
-def load_weights(module: nn.Module, path: str | Path, temporal_init: TemporalInit = "zeros", renew: bool = False) -> Report:
-    """Start ``module`` from the weights in a file.
+def load_weights(module: nn.Module, path: str | Path | Sequence[str], temporal_init: TemporalInit = "zeros", renew: bool = False) -> Report:
+    """Start ``module`` from the weights in a file, or in several that complete each other.
 
     A part of the model (a direct child: ``tokenizer``, ``transformer``) is either taken whole or, when the file has nothing of it, left
     as newly initialised. Convolutions with one temporal slice in the file and more here are inflated (paper 4.1).
 
     Args:
         module: The model to start; untouched if the file does not fit it.
-        path: A Lightning checkpoint, a safetensors file, or a tokenizer that Infinity published.
+        path: A Lightning checkpoint, a safetensors file, or a tokenizer that Infinity published; or several of them, for a model that
+            was trained without its tokenizer's encoder.
         temporal_init: What the earlier temporal slices of inflated kernels hold; see :func:`modules.tokenizer.fitting.fit`.
         renew: Whether a part that is trained may start from a file with another number of bits per token: the two convolutions that
             depend on it are newly initialised then, and listed in the report.
@@ -61,10 +64,12 @@ def load_weights(module: nn.Module, path: str | Path, temporal_init: TemporalIni
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no file of weights, has nothing for this model, or fits it only in part; the first culprit is named. Also if
-            the model's condition refuses the weights, as those for another text encoder.
+            files differ in what they share, and if the model's condition refuses the weights, as those for another text encoder.
     """
-    found, own = read_weights(path), module.state_dict()
-    report, fitted = Report(str(path)), {}
+    paths = [path] if isinstance(path, str | Path) else path
+    found, own = _read_together(paths), module.state_dict()
+    path = " and ".join(map(str, paths))
+    report, fitted = Report(path), {}
     for part, network in module.named_children():
         names = [name for name in own if name.split(".")[0] == part]
         if not any(name in found for name in names):
@@ -96,6 +101,21 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         return {f"tokenizer.{name}": value for name, value in bare.items()}
     content = content.get("state_dict", content)
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _read_together(paths: Sequence[str | Path]) -> dict[str, Tensor]:
+    """Named tensors of several files.
+
+    Raises:
+        ValueError: If two of them have different tensors of one name.
+    """
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        for name, value in read_weights(path).items():
+            if name in found and not torch.equal(found[name], value):
+                raise ValueError(f"{path} is of another model than {paths[0]}: both have {name}, with other values")
+            found[name] = value
+    return found
 
 
 def _some(names: dict[str, Tensor]) -> str:

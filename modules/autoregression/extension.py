@@ -27,6 +27,10 @@ class Extension(ABC):
     def frames(self, roll: Roll, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
         """New frames behind the given ones, piece by piece: ``count`` of them, or without an end."""
 
+    def encodes(self, frames: int) -> bool:
+        """Whether to make so many frames, some of them have to be encoded again."""
+        return False
+
     def settings(self) -> dict[str, str | int | bool]:
         """Plain values for manifests and reports."""
         return {"kind": type(self).__name__, **vars(self)}
@@ -48,6 +52,9 @@ class ReEncoding(Extension):
             raise ValueError(f"the overlap must be at least 1 and less than the window, got {overlap} of {window} frames")
         super().__init__(window, sink=False)
         self.overlap = overlap
+
+    def encodes(self, frames: int) -> bool:
+        return frames > self.window
 
     def frames(self, roll: Roll, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
         if given is not None and given.shape[2] >= self.window:

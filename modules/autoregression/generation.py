@@ -13,6 +13,7 @@ from modules.autoregression.extension import Extension
 from modules.autoregression.sampler import Sampler, SamplingRun
 from modules.geometry import Clip
 from modules.tokenizer import VideoTokenizer, fast_convolutions
+from modules.tokenizer.detokenizer import MISSING
 from modules.tokenizer.streaming import DecoderState
 from modules.transformer import VideoARTransformer
 
@@ -63,6 +64,12 @@ class Generation:
         for name in ("window", "overlap"):
             if hasattr(self.extension, name):
                 self.tokenizer.latent_frames(getattr(self.extension, name), f"extension.{name}")
+
+    def check_encoder(self, frames: int, given: bool = False) -> None:
+        """Raises ``ValueError`` if a video of so many frames, or behind ``given`` ones, needs an encoder that the tokenizer lacks."""
+        if not self.tokenizer.encodes and (given or self.extension.encodes(frames)):
+            what = "a video that continues given frames" if given else f"a video of {frames} frames, longer than model.extension.window,"
+            raise ValueError(f"{what} needs the tokenizer's encoder, {MISSING}")
 
     @torch.no_grad()
     def __call__(

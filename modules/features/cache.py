@@ -8,15 +8,15 @@ is refused when it is opened or used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from modules.checksums import digest_of, raw, seal_of
 
 FORMAT = "text features 1"
 
@@ -104,19 +104,6 @@ class FeatureCache:
             ValueError: If they are not those that were written.
         """
         features = self._file.get_slice("features")[self._offsets[number] : self._offsets[number + 1]]
-        if hashlib.sha256(raw(features)).digest() != raw(self._digests[number]):
+        if digest_of(features) != raw(self._digests[number]):
             raise ValueError(f"{self.path} is damaged: the features of {self.texts[number]!r} are not those that were written")
         return features
-
-
-def seal_of(metadata: dict[str, str], width: int, index: tuple[Tensor, ...]) -> bytes:
-    """A hash of all that a cache holds besides the features, which ``index`` has the hashes of."""
-    seal = hashlib.sha256(json.dumps([sorted(metadata.items()), width, [len(tensor) for tensor in index]]).encode())
-    for tensor in index:
-        seal.update(raw(tensor))
-    return seal.digest()
-
-
-def raw(tensor: Tensor) -> bytes:
-    """The bytes of a tensor on the CPU."""
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()

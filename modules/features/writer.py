@@ -13,7 +13,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from modules.features.cache import FORMAT, EncoderIdentity, FeatureCache, raw, seal_of
+from modules.checksums import raw, seal_of, text_tensor
+from modules.features.cache import FORMAT, EncoderIdentity, FeatureCache
 
 # Room for the shapes and places of the tensors in the file's header, which is written last.
 HEADER = 1024
@@ -75,7 +76,7 @@ def _write(path: Path, encoder: EncoderIdentity, texts: Sequence[str], features:
     """By hand, as the library wants all features in memory. The header comes first in the file and is known last."""
     metadata = {"format": FORMAT, "encoder": encoder.name, "sha256": encoder.sha256}
     room = (HEADER + len(json.dumps(metadata))) // 8 * 8
-    names = torch.frombuffer(bytearray(json.dumps(list(texts)).encode()), dtype=torch.uint8)
+    names = text_tensor(json.dumps(list(texts)))
     with open(path, "wb") as file:
         file.seek(8 + room + 8 * (len(texts) + 1))
         offsets, digests, width = _write_features(file, texts, features)

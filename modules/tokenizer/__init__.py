@@ -1,6 +1,7 @@
 """Video to bits and back (paper 4.1)."""
 
 from modules.tokenizer.adversary import Adversary
+from modules.tokenizer.detokenizer import Detokenizer
 from modules.tokenizer.fast_conv import fast_convolutions
 from modules.tokenizer.losses import TokenizerLoss
 from modules.tokenizer.perceptual import PerceptualLoss
@@ -12,6 +13,7 @@ from modules.tokenizer.tokenizer import Reconstruction, VideoTokenizer
 __all__ = [
     "Adversary",
     "DecoderState",
+    "Detokenizer",
     "EncoderState",
     "PerceptualLoss",
     "Quantized",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self, get_args
+from typing import ClassVar, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.decoder import Decoder
 from modules.tokenizer.encoder import Encoder
 from modules.tokenizer.fitting import TemporalInit, fit
+from modules.tokenizer.identity import identity_of
 from modules.tokenizer.infinity import read_infinity, read_settings
 from modules.tokenizer.quantizer import Quantized, dequantize, quantize
 from modules.tokenizer.streaming import DecoderState, EncoderState, decode_chunk, encode_chunk
@@ -47,6 +48,9 @@ class VideoTokenizer(nn.Module):
             with fewer: a group of one channel forgets how bright a frame is.
     """
 
+    encodes: ClassVar[bool] = True
+    """Whether there is an encoder."""
+
     def __init__(
         self,
         bits: int = 48,
@@ -59,7 +63,8 @@ class VideoTokenizer(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = Architecture(bits, channels, tuple(multipliers), blocks, temporal_factor, patch, groups)
-        self.encoder = Encoder(self.shape)
+        if self.encodes:
+            self.encoder = Encoder(self.shape)
         self.decoder = Decoder(self.shape)
         self._initialise()
 
@@ -128,6 +133,25 @@ class VideoTokenizer(nn.Module):
         frames = self.latent_frames(clip.frames)
         rows, columns = (self._latent_side(name, getattr(clip, name)) for name in ("height", "width"))
         return Layout(Pyramid.of(rows, columns), frames)
+
+    def latent_shape(self, clip: Clip) -> tuple[int, int, int, int]:
+        """``(d, t, h, w)`` of a clip's latent; raises like :meth:`layout`."""
+        layout = self.layout(clip)
+        return self.bits, layout.frames, *layout.pyramid.sizes[-1]
+
+    def clip_of(self, latent: Tensor) -> Clip:
+        """What the clips of a latent ``(B, d, t, h, w)`` measure."""
+        frames, rows, columns = latent.shape[2:]
+        side = self.shape.spatial_factor
+        return Clip(1 + (frames - 1) * self.shape.temporal_factor, rows * side, columns * side)
+
+    def identity(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, str]:
+        """What tells this tokenizer from all others; see :func:`modules.tokenizer.identity.identity_of`.
+
+        Args:
+            weights: The state to look at, if not that of now.
+        """
+        return identity_of(self.shape, self.state_dict() if weights is None else weights)
 
     def latent_frames(self, frames: int, what: str = "a clip") -> int:
         """Latent frames of ``frames`` video frames; ``what`` has them, for the error."""

@@ -1,0 +1,19 @@
+"""Latents of clips, encoded once by a tokenizer and kept in files."""
+
+from modules.latents.cache import CachedClip, LatentCache, plan_path, shard_files, shard_path
+from modules.latents.plan import CachePlan, Numbers, Shard, clips_of_shard
+from modules.latents.writer import open_plan, write_shard
+
+__all__ = [
+    "CachePlan",
+    "CachedClip",
+    "LatentCache",
+    "Numbers",
+    "Shard",
+    "clips_of_shard",
+    "open_plan",
+    "plan_path",
+    "shard_files",
+    "shard_path",
+    "write_shard",
+]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from toy_runs import CONFIGS, ROOT, arguments, run
 
 from modules.metrics import Results
@@ -39,6 +40,16 @@ def test_a_tokenizer_is_compared_by_its_reconstructions(tokenizer: Path, tmp_pat
     whole = numbers(tmp_path / "results.json")
     assert {"psnr ", "bits/effective_per_clip ", "digit_all real"} <= whole.keys() and not any("Fréchet" in name for name in whole)
     assert any("Fréchet" in name for name in json.loads((tmp_path / "report.json").read_text())["metrics"])
+
+
+def test_lpips_is_measured_when_its_weights_are_given(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: object, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+        return {name: torch.rand(shape) for name, shape in shapes.items()}
+
+    monkeypatch.setattr("modules.tokenizer.perceptual._read", read)
+    perceptual = ("--model.perceptual", "PerceptualLoss", "--model.perceptual.backbone", "vgg16.pth", "--data.held_out", 4)
+    run("test", "tokenizer", tmp_path, *perceptual, "--ckpt_path", tokenizer)
+    assert numbers(tmp_path / "results.json")["lpips_vgg "][0] > 0
 
 
 @pytest.mark.slow

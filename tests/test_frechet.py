@@ -5,10 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import count_parameters
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from modules.metrics import FrameFeatures, FrechetVideoDistance, RandomFeatures, ScriptedFrameFeatures, VideoFeatures, frechet_distance
+from modules.metrics import (
+    FrameFeatures,
+    FrechetVideoDistance,
+    MobileNetFeatures,
+    RandomFeatures,
+    ScriptedFrameFeatures,
+    VideoFeatures,
+    frechet_distance,
+)
+from modules.metrics.mobilenet import MobileNet
 
 
 def clips(count: int, frames: int = 5, size: int = 16, shift: int = 0) -> Tensor:
@@ -151,6 +161,24 @@ def test_any_network_of_pictures_will_do(tmp_path: Path) -> None:
     scripted = ScriptedFrameFeatures(str(tmp_path / "colours.pt"), size=16)
     torch.testing.assert_close(scripted(video), own(video))
     assert "colours (" in scripted.title
+
+
+def test_mobilenet_has_the_layout_of_its_public_file(tmp_path: Path) -> None:
+    network = MobileNet()
+    weights = dict(network.state_dict()) | {"classifier.1.weight": torch.zeros(1000, 1280), "classifier.1.bias": torch.zeros(1000)}
+    # The published network has 3,504,872 parameters.
+    assert count_parameters(network) + 1000 * 1281 == 3_504_872
+    assert weights["features.1.conv.0.0.weight"].shape == (32, 1, 3, 3) and weights["features.18.1.bias"].shape == (1280,)
+    assert weights["features.17.conv.2.weight"].shape == (320, 960, 1, 1) and weights["features.17.conv.3.running_var"].shape == (320,)
+    torch.save(weights, tmp_path / "mobilenet.pth")
+    features = MobileNetFeatures(str(tmp_path / "mobilenet.pth"), layers=14, size=32)
+    assert features(clips(2)).shape == (2, 192) and "14 of 19 layers of MobileNetV2" in features.title
+    del weights["features.5.conv.1.0.weight"]
+    torch.save(weights, tmp_path / "mobilenet.pth")
+    with pytest.raises(ValueError, match=r"is no MobileNetV2: features.5.conv.1.0.weight must be \(192, 1, 3, 3\), got nothing"):
+        MobileNetFeatures(str(tmp_path / "mobilenet.pth"))
+    with pytest.raises(ValueError, match="layers 1 to 19, got 20"):
+        MobileNetFeatures("nothing.pth", layers=20)
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:

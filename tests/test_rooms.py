@@ -28,7 +28,7 @@ DOORS: dict[str, set[str]] = {
     "modules.latents": {"modules.latents", "modules.checksums", "modules.geometry"},
     "modules.transformer": {"modules.transformer", "modules.geometry", "modules.features"},
     "modules.autoregression": {"modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
-    "modules.metrics": {"modules.metrics", "modules.geometry"},
+    "modules.metrics": {"modules.metrics", "modules.geometry", "modules.tensor_file"},
     "modules.mistakes": set(),
     "modules.step_noise": set(),
     "modules.finite_steps": set(),

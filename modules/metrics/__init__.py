@@ -6,6 +6,7 @@ from modules.metrics.comparison import RealVideos, copy_rows, distance_rows, var
 from modules.metrics.frames import FrameQuality
 from modules.metrics.frechet import FrechetVideoDistance, frechet_distance
 from modules.metrics.i3d import I3D
+from modules.metrics.mobilenet import MobileNetFeatures
 from modules.metrics.motion import Motion
 from modules.metrics.protocol import Protocol
 from modules.metrics.reconstruction import ReconstructionScores
@@ -19,6 +20,7 @@ __all__ = [
     "FrameFeatures",
     "FrameQuality",
     "FrechetVideoDistance",
+    "MobileNetFeatures",
     "Motion",
     "Protocol",
     "RandomFeatures",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from modules.metrics.i3d_network import CLASSES, I3DNetwork
-from modules.metrics.video_features import VideoFeatures, file_hash, load_script
+from modules.metrics.video_features import VideoFeatures, file_hash, fill, load_script
+from modules.tensor_file import open_tensors
 
 # Both are conversions of the network that defines FVD, tf-hub's deepmind/i3d-kinetics-400/1.
 KNOWN = {
@@ -67,28 +67,9 @@ def load_network(path: str | Path) -> tuple[nn.Module, bool]:
     """The network of a file, and whether it is a TorchScript one."""
     if is_script(path):
         return load_script(path)[0], True
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle and zip each have their own ways to fail
-        raise ValueError(f"{path} is neither a TorchScript file nor a state dict") from error
     network = I3DNetwork()
-    check_layout(path, weights, network)
-    network.load_state_dict(weights, strict=False)
+    fill(network, open_tensors(path), path, f"I3D of {CLASSES} classes")
     return network.eval(), False
-
-
-def check_layout(path: str | Path, weights: object, network: nn.Module) -> None:
-    """Raises ``ValueError`` unless a file holds the weights of a network; counters of batches, which nobody needs, may be missing."""
-    wanted = {name: tuple(values.shape) for name, values in network.state_dict().items() if not name.endswith("num_batches_tracked")}
-    found = {}
-    if isinstance(weights, dict):
-        found = {name: tuple(values.shape) for name, values in weights.items() if isinstance(values, Tensor)}
-    for name, shape in wanted.items():
-        if found.get(name) != shape:
-            raise ValueError(f"{path} is no I3D of {CLASSES} classes: {name} must be {shape}, got {found.get(name, 'nothing')}")
-    strangers = {name for name in found if not name.endswith("num_batches_tracked")} - wanted.keys()
-    if strangers:
-        raise ValueError(f"{path} is no I3D of {CLASSES} classes: it also holds {min(strangers)}")
 
 
 def is_script(path: str | Path) -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+# Batches that a batch norm has seen.
+COUNTER = "num_batches_tracked"
 
 
 class VideoFeatures(nn.Module, ABC):
@@ -171,6 +175,28 @@ def file_hash(path: str | Path) -> str:
         raise FileNotFoundError(f"there is no file {path}")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fill(network: nn.Module, weights: Mapping[str, Any], path: str | Path, what: str) -> None:
+    """Give a network its weights; counters of batches, which nobody needs, may be missing.
+
+    Args:
+        network: The network.
+        weights: Content of a file.
+        path: The file, for errors.
+        what: What the network is called in errors.
+
+    Raises:
+        ValueError: If a weight is missing, of another shape, or unknown.
+    """
+    wanted = {name: tuple(values.shape) for name, values in network.state_dict().items() if not name.endswith(COUNTER)}
+    found = {name: tuple(values.shape) for name, values in weights.items() if isinstance(values, Tensor) and not name.endswith(COUNTER)}
+    for name, shape in wanted.items():
+        if found.get(name) != shape:
+            raise ValueError(f"{path} is no {what}: {name} must be {shape}, got {found.get(name, 'nothing')}")
+    if strangers := sorted(found.keys() - wanted.keys()):
+        raise ValueError(f"{path} is no {what}: it also holds {strangers[0]}")
+    network.load_state_dict(dict(weights), strict=False)
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -11,12 +11,12 @@ import copy
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import Namespace
 
-from modules.geometry import Clip
+from modules.geometry import Clip, Layout
 from modules.loading import build
 from modules.mistakes import mistake
 from modules.planning import Builder, Machine, Needs, Work, memory_of, needs_of, work_of
@@ -50,14 +50,33 @@ def compose(arguments: Sequence[str]) -> dict[str, Any]:
     return config.as_dict()
 
 
-def plan(config: dict[str, Any], tflops: float, utilisation: float, tokens: float | None = None) -> str:
-    """A table of what a training needs.
+class Planned(NamedTuple):
+    """A training that was not run.
+
+    Attributes:
+        title: Model, clips and devices in words.
+        layout: Of a clip's tokens.
+        work: Of a clip.
+        machine: What it would run on.
+        needs: Of a step.
+        steps: Steps of the run.
+    """
+
+    title: str
+    layout: Layout
+    work: Work
+    machine: Machine
+    needs: Needs
+    steps: int
+
+
+def planned(config: dict[str, Any], tflops: float, utilisation: float) -> Planned:
+    """Compute what a training needs.
 
     Args:
         config: Settings of a ``fit``.
         tflops: What a device can do, 10^12 operations per second.
         utilisation: The assumed share of that.
-        tokens: How many tokens to predict in training; those of ``trainer.max_steps`` if not given.
 
     Raises:
         ValueError: If it is no training of the autoregressive model, or the number of devices is not said.
@@ -71,21 +90,26 @@ def plan(config: dict[str, Any], tflops: float, utilisation: float, tokens: floa
     clip, bf16 = Clip(**data["clip"]), str(trainer["precision"]).startswith("bf16")
     with torch.device("meta"):
         model = build(config["model"], "the command line")
-    execution = model.transformer.execution
-    layout = model.tokenizer.layout(clip)
-    memory = memory_of(builder(config["model"]), layout, execution.recompute, bf16)
+    recompute, layout = model.transformer.execution.recompute, model.tokenizer.layout(clip)
+    memory = memory_of(builder(config["model"]), layout, recompute, bf16)
     work = work_of(model.tokenizer, model.transformer, clip)
     tokenizer = sum(parameter.numel() for parameter in model.tokenizer.parameters())
     needs = needs_of(memory, work, machine, data["batch_size"], trainer["accumulate_grad_batches"], tokenizer)
-    budget = tokens or max(0, trainer["max_steps"]) * needs.clips * work.tokens
-    head = [
-        f"transformer {memory.parameters:,} parameters, frozen tokenizer {tokenizer:,}",
+    title = (
+        f"transformer {memory.parameters:,} parameters, frozen tokenizer {tokenizer:,}\n"
         f"clips of {clip.frames} x {clip.height} x {clip.width}: {layout.frames} latent frames, scales "
-        + " ".join(f"{height}x{width}" for height, width in layout.pyramid.sizes),
-        f"{machine.strategy} on {machine.ranks} devices, {'bf16-mixed' if bf16 else 'float32'}, "
-        f"activation checkpointing {'on' if execution.recompute else 'off'}, {data['batch_size']} clips per device at once",
-    ]
-    return "\n".join([*head, "", *rows(work, needs, machine, budget), "", NOT_COUNTED, ""])
+        + " ".join(f"{height}x{width}" for height, width in layout.pyramid.sizes)
+        + f"\n{machine.strategy} on {machine.ranks} devices, {'bf16-mixed' if bf16 else 'float32'}, "
+        f"activation checkpointing {'on' if recompute else 'off'}, {data['batch_size']} clips per device at once"
+    )
+    return Planned(title, layout, work, machine, needs, max(0, trainer["max_steps"]))
+
+
+def plan(config: dict[str, Any], tflops: float, utilisation: float, tokens: float | None = None) -> str:
+    """A table of what a training needs, for ``tokens`` to be predicted; those of ``trainer.max_steps`` if not given."""
+    found = planned(config, tflops, utilisation)
+    budget = tokens or found.steps * found.needs.clips * found.work.tokens
+    return "\n".join([found.title, "", *rows(found.work, found.needs, found.machine, budget), "", NOT_COUNTED, ""])
 
 
 def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]:

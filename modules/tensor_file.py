@@ -49,6 +49,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
     try:
         content = {name: tensor.contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(content, unfinished, labels_of(checksum))
+        os.umask(hidden := os.umask(0))
+        unfinished.chmod(0o666 & ~hidden)  # the library lets nobody else read
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -67,6 +67,7 @@ def test_it_is_small_and_says_what_it_is(folder: Path, exported: Path) -> None:
     count = sum(parameter.numel() for parameter in config.generation.transformer.parameters())
     assert about["parameters"]["transformer"] == count
     assert "optimizer" not in json.dumps(about)
+    assert exported.stat().st_mode == about_path(exported).stat().st_mode
 
 
 def test_averaged_or_raw(folder: Path, tmp_path: Path) -> None:

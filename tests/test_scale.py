@@ -149,3 +149,13 @@ def test_the_sharded_configuration_checkpoints_activations(tmp_path: Path) -> No
     assert settings["trainer"]["strategy"]["class_path"] == "modules.sharding.FullySharded"
     model = compose("videoar", tmp_path, "-c", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", 2).model
     assert model.transformer.execution.recompute
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes_as_well(one: Path, tmp_path: Path) -> None:
+    several = ("-c", CONFIGS / "trainer/ddp.yaml", "--trainer.devices", 2, "--data.batch_size", 2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]
+    args = arguments("fit", "videoar", tmp_path, *several, *STILL)
+    result = subprocess.run([*command, *args], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert losses(tmp_path) == pytest.approx(losses(one), abs=1e-4)

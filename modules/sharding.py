@@ -55,10 +55,11 @@ class FullySharded(ModelParallelStrategy):
         state = get_optimizer_state_dict(self.model, plain(optimizer), options=options)
         if self.global_rank != 0:
             return {}
-        groups: list[dict[str, Any]] = state["param_groups"]  # type: ignore[assignment]
+        groups: Any = state["param_groups"]
+        values_by_name: Any = state["state"]
         number = {name: place for place, name in enumerate(name for group in groups for name in group["params"])}
         return {
-            "state": {number[name]: values for name, values in state["state"].items()},
+            "state": {number[name]: values for name, values in values_by_name.items()},
             "param_groups": [{**group, "params": [number[name] for name in group["params"]]} for group in groups],
         }
 

@@ -1,6 +1,6 @@
 """What is seen: sources of clips."""
 
-from datamodules.base import ClipDataModule
+from datamodules.base import Beginning, ClipDataModule
 from datamodules.cached_latents import CachedLatents
 from datamodules.mixture import Mixture
 from datamodules.moving_digits import MovingDigits
@@ -15,6 +15,7 @@ from datamodules.views import FixedViews, FreshViews
 
 __all__ = [
     "UCF101",
+    "Beginning",
     "CachedLatents",
     "ClipDataModule",
     "FixedViews",

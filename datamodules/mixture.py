@@ -23,12 +23,12 @@ class Mixture(ClipDataModule):
         main: Name of the part whose held-out clips are validated and tested, and whose ``clip`` is what is generated.
 
     Raises:
-        ValueError: If ``parts`` and ``ratio`` do not name the same, there is no part ``main``, or a share is not positive.
+        ValueError: If ``ratio`` does not fit ``parts``, there is no part ``main``, or a share is not positive.
     """
 
     def __init__(self, parts: dict[str, ClipDataModule], ratio: dict[str, float], main: str) -> None:
         if set(parts) != set(ratio):
-            raise ValueError(f"parts and ratio must name the same, got {', '.join(parts)} and {', '.join(ratio)}")
+            raise ValueError(f"ratio must give every part a share: parts are {', '.join(parts)}, shares are given to {', '.join(ratio)}")
         if main not in parts:
             raise ValueError(f"main must be the name of a part, one of {', '.join(parts)}, got {main!r}")
         for name, share in ratio.items():

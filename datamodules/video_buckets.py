@@ -95,7 +95,7 @@ class VideoBuckets(VideoFolder):
         alone = [lost(*self._shown[row.written], (clip.height, clip.width)) for rows in buckets.values() for row in rows]
         clips, total = len(alone), sum(map(sum, losses.values()))
         lines = [
-            f"{clips} clips in {len(buckets)} sizes: {total / clips:.1%} of their area is cut off; "
+            f"{clips} clips by size: {total / clips:.1%} of their area is cut off; "
             f"with {clip.height} x {clip.width} alone it would be {sum(alone) / clips:.1%}"
         ]
         for (height, width), loss in losses.items():

@@ -11,7 +11,8 @@ class VideoBatch(TypedDict):
     """What every training, validation and test data loader yields.
 
     ``video`` is ``(B, 3, T, H, W)`` RGB, uint8 0..255 (or float -1..1); ``label`` is ``(B,)`` int64, -1 where a clip has no
-    class; ``caption`` holds one text per clip ("" where there is none); ``index`` is ``(B,)`` int64, the clip's number in its data set.
+    class; ``caption`` holds one text per clip ("" where there is none); ``index`` is ``(B,)`` int64, the clip's number: in training,
+    equal numbers mean the same clip at the same size, and other batches may have other sizes.
     """
 
     video: Tensor

@@ -165,7 +165,7 @@ def test_too_few_clips_of_any_part_are_refused_by_name(monkeypatch):
 def test_what_cannot_be_mixed_is_refused():
     part = NumberClips()
     for parts, ratio in (({"a": part}, {"b": 1}), ({"a": part}, {"a": 1, "b": 1})):
-        with pytest.raises(ValueError, match="parts and ratio must name the same"):
+        with pytest.raises(ValueError, match="ratio must give every part a share: parts are a, shares are given to"):
             Mixture(parts, ratio, main="a")
     for parts in ({}, {"a": part}):
         with pytest.raises(ValueError, match="main must be the name of a part, one of .*, got 'b'"):

@@ -9,9 +9,11 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from test_cli import Stop
-from toy_runs import run, weights
+from toy_runs import arguments, run, weights
 
+from datamodules import MovingDigits
 from modules.geometry import Layout, Pyramid
+from train import main
 
 # What the steps of the latest run were like: the clips' (B, T, H, W), and how many tokens the model predicted.
 STEPS: list[tuple[tuple[int, ...], int]] = []
@@ -111,6 +113,17 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, data: dict[
             parts = run("fit", "videoar", tmp_path / "parts", *options, f"--trainer.callbacks.stop={stop}")
     first, second = weights(whole), weights(parts)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("changing", [False, True])
+def test_latents_of_clips_that_change_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changing: bool) -> None:
+    monkeypatch.setattr(MovingDigits, "changing", changing)
+    memory = main(arguments("fit", "videoar", tmp_path, *overlay(tmp_path, "joint", joint(5, 16), 6))).model.memory
+    if changing:
+        assert memory.clips == 0 and not memory._latents
+    else:
+        # Numbers of the parts are apart: pictures come first by name.
+        assert {(number < 16, latent.shape[1]) for number, latent in memory._latents.items()} == {(True, 1), (False, 2)}
 
 
 def test_clips_that_do_not_fit_the_model_are_refused_before_training(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_shares_and_losses_are_said_once(manifest: str, caplog: pytest.LogCaptur
     assert len(said) == 1
     first, *rows = said[0].splitlines()
     # 2 lose a tenth, 1 loses 1 - (20 / 80) / (12 / 20); in a square, 11 lose 0.4 and the last one 0.75.
-    assert first == "22 clips in 3 sizes: 3.6% of their area is cut off; with 16 x 16 alone it would be 24.3%"
+    assert first == "22 clips by size: 3.6% of their area is cut off; with 16 x 16 alone it would be 24.3%"
     assert rows[0].split() == ["16", "x", "16", "10", "clips", "45.5%,", "cut", "off", "2.0%"]
     assert rows[2].split()[3:] == ["5", "clips", "22.7%,", "cut", "off", "11.7%"]
 

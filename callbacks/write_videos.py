@@ -61,7 +61,7 @@ class WriteVideos(BasePredictionWriter):
             self._made_by: dict[str, Any] = {}
             self._shown: list[tuple[Tensor, str]] = []
 
-    def has(self, name: str, asked: dict[str, Any]) -> bool:
+    def has_clip(self, name: str, asked: dict[str, Any]) -> bool:
         """Whether a clip is there; see :class:`modules.batch.KeepsClips`. To be asked before any process writes."""
         row = self._row(name, asked)
         there = _comparable(self._before.get(row["file"], {})) == _comparable(row) and row["weights"] is not None

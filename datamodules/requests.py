@@ -65,7 +65,7 @@ class RequestedClips(LightningDataModule, ABC):
     def predict_dataloader(self) -> _Share:
         """Batches of ``Requests``; rank ``r`` of ``n`` takes the batches ``r, r + n, ...``."""
         keepers = [callback for callback in getattr(self.trainer, "callbacks", ()) if isinstance(callback, KeepsClips)]
-        missing = [request for request in self.requests if not any(keeper.has(request.name, self._asked(request)) for keeper in keepers)]
+        missing = [one for one in self.requests if not any(keeper.has_clip(one.name, self._asked(one)) for keeper in keepers)]
         if len(missing) < len(self.requests):
             rank_zero_info(f"{len(self.requests) - len(missing)} of {len(self.requests)} clips are there already and are kept")
         groups: dict[tuple[int, int], list[Request]] = {}

@@ -69,7 +69,7 @@ class Requests(TypedDict):
 class KeepsClips(Protocol):
     """A callback that keeps clips of earlier runs."""
 
-    def has(self, name: str, asked: dict[str, Any]) -> bool:
+    def has_clip(self, name: str, asked: dict[str, Any]) -> bool:
         """Whether the clip of that name is there, made by the same weights in the same way from the same ``asked`` of :class:`Requests`."""
         ...
 

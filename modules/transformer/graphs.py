@@ -28,18 +28,20 @@ class CudaGraph:
     def __init__(self, step: Step, inputs: Tensor) -> None:
         with torch.inference_mode(False):
             self._inputs = torch.empty_like(inputs)
-        self._inputs.copy_(inputs)
-        self._graph = torch.cuda.CUDAGraph()
         # Weights that autocast has converted and kept are gone after its block; conversions become a part of the graph instead.
-        with torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False):
+        mixed = torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False)
+        with torch.cuda.device(inputs.device), mixed:
+            self._inputs.copy_(inputs)
             self._warm_up(step)
+            self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, pool=_pool(inputs.device)):
                 self._outputs = step(self._inputs)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        self._inputs.copy_(inputs)
-        self._graph.replay()
-        return self._outputs.clone()
+        with torch.cuda.device(inputs.device):
+            self._inputs.copy_(inputs)
+            self._graph.replay()
+            return self._outputs.clone()
 
     def _warm_up(self, step: Step) -> None:
         """On a stream of its own, as recording asks for."""

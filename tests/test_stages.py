@@ -1,5 +1,7 @@
 """Stages of a training on toy clips: by overlays of one run each, and by growth inside of one run. What is trained on is as configured."""
 
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from test_cli import Stop
-from toy_runs import arguments, run, weights
+from toy_runs import ROOT, arguments, run, weights
 
 from datamodules import MovingDigits
 from modules.geometry import Layout, Pyramid
@@ -55,9 +57,9 @@ def digits(frames: int, side: int, batch_size: int, **more: object) -> dict[str,
     }
 
 
-def joint(frames: int, side: int) -> dict[str, Any]:
-    """Video and pictures, as in the paper's stages I and II."""
-    parts = {"video": digits(frames, side, 2), "images": digits(1, side, 4)}
+def joint(frames: int, side: int, share: int = 1) -> dict[str, Any]:
+    """Video and pictures, as in the paper's stages I and II; batches may be shared by several processes."""
+    parts = {"video": digits(frames, side, 2 // share), "images": digits(1, side, 4 // share)}
     return {"class_path": "datamodules.Mixture", "init_args": {"parts": parts, "ratio": {"video": 2, "images": 1}, "main": "video"}}
 
 
@@ -113,6 +115,20 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, data: dict[
             parts = run("fit", "videoar", tmp_path / "parts", *options, f"--trainer.callbacks.stop={stop}")
     first, second = weights(whole), weights(parts)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_a_mixture_what_one_learns(tmp_path: Path) -> None:
+    """Were they at different parts in one step, they would not even finish."""
+    still = ("--model.condition_dropout", 0, "--trainer.callbacks", "null")
+    one = run("fit", "videoar", tmp_path / "one", *overlay(tmp_path, "one", joint(5, 16), 5)[:2], *still)
+    shared = (*overlay(tmp_path, "two", joint(5, 16, share=2), 5)[:2], *still, "--trainer.devices", 2, "--trainer.strategy", "ddp")
+    args = arguments("fit", "videoar", tmp_path / "two", *shared)
+    result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-2000:]
+    expected, found = weights(one), weights(tmp_path / "two" / "checkpoints" / "last.ckpt")
+    worst = max((value - found[name]).abs().max().item() for name, value in expected.items() if value.is_floating_point())
+    assert worst < 1e-5, worst
 
 
 @pytest.mark.parametrize("changing", [False, True])

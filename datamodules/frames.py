@@ -82,6 +82,18 @@ def at_rate(container: InputContainer, stream: VideoStream, fps: float) -> Itera
     yield from _nearest(_frames_from(container, stream, 0.0), (number / fps for number in count()))
 
 
+def every(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
+    """All frames of a file; trouble where one is damaged or some are lost."""
+    end = 0.0
+    for shown in _frames_from(container, stream, 0.0):
+        if shown.doubtful and end + SAME_TIME < shown.time:
+            raise Trouble(f"its frames from {end:.3f} s to {shown.time:.3f} s are lost")
+        if shown.spoiled:
+            raise Trouble(f"the frame at {shown.time:.3f} s is damaged")
+        end = shown.end
+        yield shown
+
+
 def _nearest(frames: Iterator[Shown], times: Iterable[float]) -> Generator[VideoFrame, None, float | None]:
     """The frame nearest to each of the rising ``times``; returns when the frames end, if that is before one of the times."""
     earlier, later = next(frames), next(frames, None)

@@ -56,6 +56,15 @@ def write_video(
     return path
 
 
+def turn_clockwise(path: Path) -> None:
+    """Marks a video as turned by 90 degrees, as phones do."""
+    content = bytearray(path.read_bytes())
+    # The matrix of the track's header.
+    place = content.index(b"tkhd") + 44
+    content[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, ROWS << 16, 0, 1 << 30)
+    path.write_bytes(content)
+
+
 def write_sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
@@ -168,10 +177,7 @@ def _strange(folder: Path) -> Iterator[tuple[str, str]]:
     times = [0.0, 0.01, 0.5, 0.51, 0.52, 1.7, 1.71, 3.0, 3.4, 3.41]
     yield write_video(folder / "variable.mkv", frames=len(times), times=times).name, GOOD
     yield write_video(folder / "variable.mp4", frames=len(times), times=times).name, GOOD
-    turned = bytearray(write_video(folder / "turned.mp4").read_bytes())
-    place = turned.index(b"tkhd") + 44
-    turned[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, ROWS << 16, 0, 1 << 30)
-    (folder / "turned.mp4").write_bytes(turned)
+    turn_clockwise(write_video(folder / "turned.mp4"))
     yield "turned.mp4", GOOD
     whole = (folder / "whole.mp4").read_bytes()
     for name in ("with space", "with\nline", "100%d", "12:30", "-dash", "ünïcödé", "'\"", "x" * 200, "#[0]*?"):

@@ -24,13 +24,11 @@ class VideoFeatures(nn.Module, ABC):
     Attributes:
         num_features: Length of a vector.
         title: What the Fréchet distance between these vectors is called. Only I3D's may be called FVD.
-        fingerprint: Says which network this is, weights included; keeps results of different ones apart.
         fewest_frames: Frames that a video must have at least.
     """
 
     num_features: int
     title: str
-    fingerprint: str
     fewest_frames: int = 1
 
     def forward(self, video: Tensor) -> Tensor:
@@ -49,6 +47,10 @@ class VideoFeatures(nn.Module, ABC):
         if vectors.shape != (len(video), self.num_features) or not vectors.isfinite().all():
             raise ValueError(f"{self.title}: expected finite vectors of {self.num_features} numbers per video, got {tuple(vectors.shape)}")
         return vectors.double()
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Says which network this is, weights included; keeps results of different ones apart."""
 
     @abstractmethod
     def vectors(self, video: Tensor) -> Tensor:
@@ -77,10 +79,12 @@ class FrameFeatures(VideoFeatures):
             raise ValueError(f"size must not be negative, got {size}")
         self.network, self.size = network.eval(), size
         self.title = f"Fréchet distance, features {name}"
-        self.fingerprint = f"frames of {size} pixels, {weights_hash(network)}"
         with torch.no_grad():
             probe = self.network(torch.zeros(1, 3, size or 64, size or 64))
         self.num_features = 2 * sum(found.shape[1] for found in _maps(probe))
+
+    def fingerprint(self) -> str:
+        return f"{self.title}, pictures of {self.size} pixels, weights {weights_hash(self.network)}"
 
     def vectors(self, video: Tensor) -> Tensor:
         pictures = rearrange(video, "b c t h w -> (b t) c h w").float() / 255.0

@@ -70,7 +70,7 @@ def evaluate(
     note = f"not {protocol.name}: {', '.join(departures)}" if departures else ""
     real = RealVideos(vectors, torch.full((len(vectors),), -1), wanted)
     rows = distance_rows(real, {"static": [frozen[:wanted]], "made": [found]}, features.title, lambda name: note if name == "made" else "")
-    about = {"made": made, "reference": reference, "clip": vars(clip), "fingerprint": features.fingerprint, "device": device}
+    about = {"made": made, "reference": reference, "clip": vars(clip), "fingerprint": features.fingerprint(), "device": device}
     results = Results(rows, protocol.plain(), origin(None, **about))
     write_text(Path(out) / "results.json", results.text())
     sys.stdout.write(f"protocol {protocol.name}\n{table(rows)}\n")

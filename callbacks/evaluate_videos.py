@@ -157,7 +157,7 @@ class EvaluateVideos(Callback):
 
     def _key(self, walk: Walk, wanted: int, places: int) -> str:
         """Changes with everything that the vectors of real videos depend on."""
-        about = [self.features.fingerprint, self.protocol.frames, self.protocol.split, wanted, places, len(walk.order)]
+        about = [self.features.fingerprint(), self.protocol.frames, self.protocol.split, wanted, places, len(walk.order)]
         rows = [(row.written, row.start, row.end) for row in getattr(walk.dataset, "rows", ())]
         digest = hashlib.sha256(json.dumps([about, rows]).encode())
         for number in walk.order[: min(WITNESSES, places)]:
@@ -165,7 +165,7 @@ class EvaluateVideos(Callback):
         return digest.hexdigest()
 
     def _results(self, trainer: Trainer, pl_module: LightningModule, rows: list[Row]) -> Results:
-        features = {"features": self.features.title, "fingerprint": self.features.fingerprint}
+        features = {"features": self.features.title, "fingerprint": self.features.fingerprint()}
         about = evaluation_origin(trainer, pl_module, **features, limit=self.limit, repeats=self.repeats)
         return Results(rows, self.protocol.plain(), about)
 

@@ -86,7 +86,9 @@ class WriteReport(Callback):
             "seconds": round(time.perf_counter() - self._start, 3),
         }
         write_text(self.path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        results = Results(rows_of(report), report["protocol"], evaluation_origin(trainer, pl_module))
+        # What differs from run to run stands in the origin: the same protocol means that numbers compare.
+        shared = {name: value for name, value in report["protocol"].items() if name not in ("settings", "checkpoint")}
+        results = Results(rows_of(report), {"name": "test clips", **shared}, evaluation_origin(trainer, pl_module))
         write_text(self.path.with_name("results.json"), results.text())
         if self._rows:
             sheet = contact_sheet([video for video, _ in self._rows], [text for _, text in self._rows], group=self._kinds)
@@ -106,7 +108,7 @@ def rows_of(report: dict[str, Any]) -> list[Row]:
     """The numbers of a report in the form that all evaluations share."""
     clips = report["protocol"]["clips"]
     numbers = [(name.removeprefix("test/"), "", number) for name, number in report["metrics"].items() if name.startswith("test/")]
-    numbers += [(name, kind, number) for kind, row in report["judge"].items() for name, number in row.items()]
+    numbers += [(name, kind, number) for kind, row in report["judge"].items() for name, number in row.items() if name != "clips"]
     single = [found for found in numbers if not isinstance(found[2], list)]
     return [Row(name, kind, (math.nan if number is None else number,), clips=clips) for name, kind, number in single]
 

@@ -65,7 +65,7 @@ def test_a_state_dict_gives_the_same_as_the_network(network: I3DNetwork, tmp_pat
     video = torch.randint(256, (1, 3, 9, 224, 224), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(features(video), network(video.float() / 127.5 - 1).double())
-    assert features.title == f"Fréchet distance, features I3D file {digest[:8]}" and digest in features.fingerprint
+    assert features.title == f"Fréchet distance, features I3D file {digest[:8]}" and digest in features.fingerprint()
 
 
 class Scripted(nn.Module):

@@ -51,8 +51,11 @@ class I3D(VideoFeatures):
                 "if you trust it all the same, give this hash as sha256, and the distance will bear its name"
             )
         self.title = "FVD" if digest in KNOWN else f"Fréchet distance, features I3D file {digest[:8]}"
-        self.fingerprint = f"i3d {digest}"
+        self.digest = digest
         self.network, self.scripted = load_network(path)
+
+    def fingerprint(self) -> str:
+        return f"I3D {self.digest}"
 
     def vectors(self, video: Tensor) -> Tensor:
         pictures = rearrange(video, "b c t h w -> (b t) c h w").float()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modules.metrics.video_features import FrameFeatures, file_hash, fill
+from modules.metrics.frame_features import FrameFeatures
+from modules.metrics.video_features import file_hash, fill
 from modules.tensor_file import open_tensors
 
 # Expansion, width, number of blocks and stride of the first of them, for every stage.

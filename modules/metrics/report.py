@@ -54,8 +54,13 @@ def markdown(found: Sequence[Named], everything: bool = False) -> str:
     """A table per protocol, a row per number."""
     groups: dict[str, list[Named]] = defaultdict(list)
     for name, results in found:
-        groups[json.dumps(results.protocol, sort_keys=True, ensure_ascii=False)].append((name, results))
+        groups[_key(results)].append((name, results))
     return "\n".join(_section(group, everything) for group in groups.values())
+
+
+def _key(results: Results) -> str:
+    """Equal for numbers that may be compared."""
+    return json.dumps(results.protocol, sort_keys=True, ensure_ascii=False)
 
 
 def _section(group: Sequence[Named], everything: bool) -> str:
@@ -96,12 +101,13 @@ def _source(origin: Mapping[str, Any]) -> str:
 
 
 def plot(path: Path, found: Sequence[Named]) -> bool:
-    """Bars of every number that has a floor, a panel per measure; says whether there was anything to draw, and with what."""
-    panels: dict[str, list[tuple[str, Row]]] = defaultdict(list)
+    """Bars of every number that has a floor, a panel per measure and protocol; says whether there was anything to draw, and with what."""
+    panels: dict[tuple[str, str], list[tuple[str, Row]]] = defaultdict(list)
+    names = {_key(results): results.protocol.get("name", "of the test") for _, results in found}
     for name, results in found:
         for row in results.rows:
             if row.floor is not None and finite(row.value) is not None:
-                panels[row.metric].append((f"{name}: {row.of}" if len(found) > 1 else row.of, row))
+                panels[row.metric, _key(results)].append((f"{name}: {row.of}" if len(found) > 1 else row.of, row))
     try:
         import matplotlib
     except ImportError:
@@ -113,14 +119,14 @@ def plot(path: Path, found: Sequence[Named]) -> bool:
 
     heights = [1.0 + 0.3 * len(bars) for bars in panels.values()]
     figure, axes = pyplot.subplots(len(panels), 1, figsize=(9, sum(heights)), squeeze=False, height_ratios=heights)
-    for axis, (metric, bars) in zip(axes[:, 0], panels.items(), strict=True):
-        names, rows = zip(*bars, strict=True)
+    for axis, ((metric, key), bars) in zip(axes[:, 0], panels.items(), strict=True):
+        labels, rows = zip(*bars, strict=True)
         places = range(len(rows))
         axis.barh(places, [row.value for row in rows], xerr=[row.spread or 0.0 for row in rows], color="#6a8caf")
         axis.scatter([row.floor for row in rows], places, marker="|", s=200, color="black", label="floor: real videos")
-        axis.set_yticks(places, names, fontsize=8)
+        axis.set_yticks(places, labels, fontsize=8)
         axis.invert_yaxis()
-        axis.set_title(metric, fontsize=9)
+        axis.set_title(f"{metric}; protocol {names[key]}", fontsize=9)
         axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=90)

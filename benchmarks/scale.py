@@ -1,6 +1,6 @@
 """The paper's three stages of the 4B model on paper: what they would take, computed and not run.
 
-    python -m benchmarks.scale --out docs/scale_table
+    python -m benchmarks.scale --out runs/scale
 
 Model, clips and memory are those of ``modules.plan``; everything else follows from the assumptions below, all of which are ours. The
 paper states neither batch sizes, nor budgets, nor hardware. Prints a Markdown table; ``--out`` writes it.

@@ -12,7 +12,7 @@ import torch
 import yaml
 from toy_runs import CONFIGS
 
-import evaluate
+from benchmarks import compare_folders
 from datamodules.export_digits import export
 from modules.geometry import Clip
 from modules.metrics import Protocol, Results, Row, origin, report, table, vbench
@@ -196,13 +196,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_folder_has_no_distance_from_itself(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     one, other = folders
     settings = ["--features.widths", "[2]", "--protocol.frames", "5"]
-    same = evaluate.main([str(one), str(one), str(tmp_path / "same"), *settings])
+    same = compare_folders.main([str(one), str(one), str(tmp_path / "same"), *settings])
     rows = {row.of: row for row in same.rows}
     assert rows["made"].value == pytest.approx(0.0, abs=1e-6) and rows["static"].value > rows["real"].value > 0
     assert rows["made"].clips == 12 and rows["real"].clips == 6
     found = Results.read(tmp_path / "same" / "results.json")
     assert found.origin["reference"] == str(one) and found.origin["clip"]["height"] == 16 and "protocol own" in capsys.readouterr().out
-    differ = evaluate.main([str(other), str(one), str(tmp_path / "differ"), *settings])
+    differ = compare_folders.main([str(other), str(one), str(tmp_path / "differ"), *settings])
     assert {row.of: row for row in differ.rows}["made"].value > 1e-4
 
 
@@ -210,10 +210,10 @@ def test_videos_that_cannot_be_used_are_left_out(folders: tuple[Path, Path], tmp
     one, _ = folders
     shutil.copytree(one, tmp_path / "mixed")
     (tmp_path / "mixed" / "broken.mp4").write_bytes(b"no video")
-    results = evaluate.main([str(tmp_path / "mixed"), str(one), str(tmp_path), "--features.widths", "[2]", "--protocol.frames", "6"])
+    results = compare_folders.main([str(tmp_path / "mixed"), str(one), str(tmp_path), "--features.widths", "[2]", "--protocol.frames", "6"])
     assert {row.of: row.clips for row in results.rows}["made"] == 12 and "1 of 13 videos were left out" in caplog.text
     with pytest.raises(ValueError, match="fewer than two of 12 videos have 99 frames"):
-        evaluate.main([str(one), str(one), str(tmp_path), "--protocol.frames", "99"])
+        compare_folders.main([str(one), str(one), str(tmp_path), "--protocol.frames", "99"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty must hold at least two videos, it has 0"):
-        evaluate.main([str(one), str(tmp_path / "empty"), str(tmp_path)])
+        compare_folders.main([str(one), str(tmp_path / "empty"), str(tmp_path)])

@@ -53,7 +53,6 @@ DOORS: dict[str, set[str]] = {
         "modules.planning.work",
     },
     "train": {"callbacks", "datamodules", "modules"},
-    "evaluate": {"callbacks", "datamodules", "modules"},
 }
 WITH_LIGHTNING = {
     "modules.mistakes",
@@ -63,12 +62,11 @@ WITH_LIGHTNING = {
     "datamodules",
     "callbacks",
     "train",
-    "evaluate",
 }
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()
-    for path in [ROOT / "train.py", ROOT / "evaluate.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+    for path in [ROOT / "train.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
 }
 
 

@@ -1,7 +1,7 @@
 """Compares a folder of videos with a folder of reference videos, without a model.
 
-    python evaluate.py my/videos reference/videos runs/folders
-    python evaluate.py my/videos ucf101/train runs/folders --protocol configs/protocol/tats.yaml \\
+    python -m benchmarks.compare_folders my/videos reference/videos runs/folders
+    python -m benchmarks.compare_folders my/videos ucf101/train runs/folders --protocol configs/protocol/tats.yaml \\
         --features I3D --features.path i3d_torchscript.pt
 
 Videos are looked for in subfolders too, and compared from their first frame on, at the size and rate of the protocol, or of the first
@@ -29,7 +29,7 @@ from modules.geometry import Clip
 from modules.metrics import Protocol, RandomFeatures, RealVideos, Results, VideoFeatures, distance_rows, origin, table
 from modules.mistakes import mistake
 
-log = logging.getLogger("evaluate")
+log = logging.getLogger("compare_folders")
 
 
 def evaluate(

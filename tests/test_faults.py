@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_cli import Stop
-from toy_runs import CONFIGS, ROOT, arguments, run
+from toy_runs import ROOT, arguments, run
 
 from benchmarks.kill import compare, stress
 from callbacks import last_checkpoint
@@ -126,13 +126,12 @@ SLURM = {
 
 @pytest.mark.slow
 def test_slurm_requeues_and_goes_on(tmp_path: Path) -> None:
-    """With a stand-in for SLURM's own command. Lightning asks for a requeue with strategies for several devices only."""
+    """With a stand-in for SLURM's own command."""
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(FAKE_SCONTROL)
     scontrol.chmod(0o755)
-    environment = {**{f"SLURM_{name}": value for name, value in SLURM.items()}, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    options = (*LONG, "-c", CONFIGS / "trainer/ddp.yaml", "--trainer.devices", 1)
-    process = started(arguments("fit", "videoar", tmp_path / "run", *options), tmp_path / "log.txt", environment)
+    environment = {**SLURM, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = started(arguments("fit", "videoar", tmp_path / "run", *LONG), tmp_path / "log.txt", environment)
     wait_for(tmp_path / "run/checkpoints/last.ckpt", process)
     process.send_signal(signal.SIGUSR1)
     wait_for(tmp_path / "calls", process)
@@ -141,7 +140,7 @@ def test_slurm_requeues_and_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "calls").read_text() == "requeue 77\n"
     step = torch.load(tmp_path / "run/hpc_ckpt_1.ckpt", weights_only=True)["global_step"]
     process = started(
-        arguments("fit", "videoar", tmp_path / "run", *options, "--trainer.max_steps", step + 2), tmp_path / "again.txt", environment
+        arguments("fit", "videoar", tmp_path / "run", *LONG, "--trainer.max_steps", step + 2), tmp_path / "again.txt", environment
     )
     assert process.wait(240) == 0, (tmp_path / "again.txt").read_text()[-2000:]
     assert "hpc_ckpt_1.ckpt" in (tmp_path / "again.txt").read_text()

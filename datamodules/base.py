@@ -176,8 +176,8 @@ class ClipDataModule(LightningDataModule, ABC):
         if self.changing:
             raise ValueError("clips that change from visit to visit cannot be encoded once and for all: leave datamodules.FreshViews out")
         if others := [clip for clip in self.train_clips if clip != self.clip]:
-            size = " x ".join(f"{number:g}" for number in asdict(others[0]).values())
-            raise ValueError(f"clips are encoded at the size of data.clip, and some are {size}: encode every size in a folder of its own")
+            said = ", ".join(f"{name} {value:g}" for name, value in asdict(others[0]).items())
+            raise ValueError(f"clips are encoded at the size of data.clip, and some have {said}: encode every size in a folder of its own")
         stored = {split: dataset for split in SPLITS if split not in self.same_splits and len(dataset := self.dataset(split))}
         return ShardLoader(stored, collate, batch_size=self.batch_size, workers=self.workers)
 

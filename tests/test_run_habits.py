@@ -92,9 +92,8 @@ def test_nothing_is_announced_without_an_optimizer(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_wandb_without_a_network(tmp_path: Path) -> None:
     logger = ("--trainer.logger", "WandbLogger", "--trainer.logger.offline", "true", "--trainer.logger.save_dir", tmp_path / "wandb")
-    for steps in (2, 4):
-        run("fit", "videoar", tmp_path / "run", "--trainer.max_steps", steps, "--ckpt_path", "last", *logger)
-    assert len(list((tmp_path / "wandb").rglob("*.wandb"))) >= 1
+    run("fit", "videoar", tmp_path / "run", *logger)
+    assert list((tmp_path / "wandb").rglob("*.wandb"))
 
 
 def test_tensorboard(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lint format test
+.PHONY: help ablation demo lint format test
 
 help: ## what can be made
 	@grep -hE '^[a-z_.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -68,3 +68,10 @@ $(RUNS)/7_continued/done: $(RUNS)/4_long_clips/done $(RUNS)/6_samples/done
 	$(BIN)/python -m datamodules.export_digits $(@D)/given --clips 40
 	$(TRAIN) predict -c configs/videoar.yaml -c configs/sample.yaml --data.prompts '["5 up", "5 down", "5 left", "5 right"]' --data.prefix $(@D)/given/0020_5_up.png $(ROOT) $(@D) --ckpt_path $(<D)/$(LAST)
 	@touch $@
+
+# Every finished run is kept, so this goes on where it was interrupted. JOBS=2 trains two models at a time.
+JOBS ?= 1
+
+ablation: $(RUNS)/2_video_tokenizer/done ## the paper's Table 4 on moving digits, in some hours (docs/ablation.md)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[plots]"
+	$(BIN)/python -m benchmarks.ablation --tokenizer $(RUNS)/2_video_tokenizer/$(LAST) --out runs/ablation --jobs $(JOBS)

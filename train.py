@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import warnings
 import zipfile
@@ -17,6 +18,7 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import callbacks
 import datamodules  # noqa: F401 - imported classes have short names on the command line
@@ -27,6 +29,8 @@ from modules.weights import load_weights
 
 # Lightning's own use of torch, which its users cannot mend.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
+# Clips that are all there already are no mistake, and the run says so; nobody needs the numbers of batches.
+warnings.filterwarnings("ignore", message="Total length of `_Share` across ranks is zero|Couldn't infer the batch indices")
 # It wishes for a copy of the weights from before each step; checkpoints here hold those after it, on purpose.
 warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
@@ -109,6 +113,8 @@ def check_start(subcommand: str, config: Namespace) -> None:
 if __name__ == "__main__":
     try:
         main()
+    except SIGTERMException:
+        sys.exit(128 + signal.SIGTERM)  # not 0: the run is not finished
     except Exception as error:
         text = mistake(error)
         if text is None or os.environ.get("VIDEOAR_DEBUG"):

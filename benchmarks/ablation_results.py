@@ -11,6 +11,7 @@ from pathlib import Path
 TRAINED = slice(8, 17)  # frames of the trained length, without the first ones, which are the weakest in every model
 LAST = slice(49, 65)  # the last quarter of a rollout
 CURVES = ("digit", "direction", "colour")
+BASE = "+ multi-scale temporal RoPE"  # what every row but the first builds on
 
 
 def write_results(folder: Path, names: list[str], ways: list[str]) -> None:
@@ -23,7 +24,10 @@ def write_results(folder: Path, names: list[str], ways: list[str]) -> None:
         writer = csv.DictWriter(file, max(rows, key=len))
         writer.writeheader()
         writer.writerows(rows)
-    tables = [table([row for row in rows if row["steps"] == steps], names, ways) for steps in sorted({row["steps"] for row in rows})]
+    tables = []
+    for steps in sorted({row["steps"] for row in rows}):
+        chosen = [row for row in rows if row["steps"] == steps]
+        tables += [table(chosen, names, ways), differences(chosen, names, ways)]
     (folder / "ablation.md").write_text("\n".join(tables))
     for way in ways:
         if runs[way]:
@@ -60,6 +64,24 @@ def table(rows: list[dict], names: list[str], ways: list[str]) -> str:
             cells = [spread([row[column] for row in own if column in row]) for column in columns.values()]
             lines.append(f"| {name} | {own[0]['steps_taken']} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def differences(rows: list[dict], names: list[str], ways: list[str]) -> str:
+    """What a row adds to temporal RoPE alone, seed by seed, as all rows of a seed go on from the same short clips; ± standard error."""
+    columns = {f"{curve}, {way.replace('_', ' ')}": f"{curve}_last_{way}" for curve in CURVES[:2] for way in ways}
+    lines = ["| over temporal RoPE alone, frames 49-64 | seeds | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 2)]
+    base = {row["seed"]: row for row in rows if row["row"] == BASE}
+    for name in names:
+        own = [row for row in rows if row["row"] == name and row["seed"] in base]
+        if own and name != BASE:
+            cells = [gain([row[column] - base[row["seed"]][column] for row in own if column in row]) for column in columns.values()]
+            lines.append(f"| {name} | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def gain(numbers: list[float]) -> str:
+    error = statistics.stdev(numbers) / len(numbers) ** 0.5 if len(numbers) > 1 else float("nan")
+    return f"{statistics.fmean(numbers):+.3f} ± {error:.3f}"
 
 
 def spread(numbers: list[float]) -> str:

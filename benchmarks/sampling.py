@@ -2,12 +2,15 @@
 
     python -m benchmarks.sampling --width 768 --layers 12 --heads 12 --threads 2 --out runs/sampling
     python -m benchmarks.sampling --size configs/size/videoar_l.yaml --threads 2 --leave_out cacheless
+    python -m benchmarks.sampling --width 768 --layers 12 --heads 8 --bits 32 --frames 1 --grid 16 --condition 32    # Infinity's layer12
 
 The UCF-101 case by default: 5 latent frames of 8 x 8, scales 1, 2, 3, 4, 6, 8, 48 bits, guidance on. Weights are random. All kinds take
 turns in one process. *Bare* repeats, on the same weights, every linear layer and every attention that a run of ours asked for, at the
 same sizes, and nothing else. *Token by token* asks the same transformer, with the same cache, for frames of h x w blocks of one token.
-*Cacheless* passes the whole sequence so far through the model for every block. The floor is the time to read the weights once per step at
-the rate at which this machine sums up a large tensor. Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
+*Cacheless* passes the whole sequence so far through the model for every block. The floor is the time to read the weights, and the keys and
+values that its attentions look at, once per step, at the rate at which this machine sums up a large tensor. Decoding is that of the
+paper's tokenizer, or for a single frame of a picture tokenizer of its size. Peak memory is that of a fresh process that does nothing but
+sample once. Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,20 +36,21 @@ from benchmarks.tokenizer import conditions
 from modules.autoregression import Guidance, Sampler
 from modules.geometry import Layout, Pyramid
 from modules.tokenizer import VideoTokenizer, fast_convolutions
-from modules.transformer import ClassCondition, VideoARTransformer
+from modules.transformer import ClassCondition, Execution, VideoARTransformer
+from modules.transformer.precision import Int8Linear
 
 GIB = 2**30
 PARTS = {"ours": "ours", "bare": "bare products and attention", "tokens": "token by token", "cacheless": "without a cache"}
 
 
-class Linear(NamedTuple):
+class Product(NamedTuple):
     """A linear layer and its input."""
 
-    layer: nn.Linear
+    layer: nn.Module
     value: Tensor
 
     def __call__(self) -> Tensor:
-        return F.linear(self.value, self.layer.weight, self.layer.bias)
+        return self.layer(self.value)
 
 
 class Look(NamedTuple):
@@ -70,13 +75,18 @@ class Bench:
         if options.size:
             settings = yaml.safe_load(options.size.read_text())["init_args"]
             size = {name: settings[name] for name in size}
-        model = VideoARTransformer(options.bits, lambda width: ClassCondition(width, (101,)), **size, history=options.history)
-        self.transformer = model.eval().requires_grad_(False).to(self.device, getattr(torch, options.dtype))
+        execution = Execution(precision=options.precision, graphs=options.graphs)
+        settings = {**size, "history": options.history, "execution": execution}
+        model = VideoARTransformer(options.bits, lambda width: ClassCondition(width, (2,) * options.condition), **settings)
+        self.transformer = model.eval().requires_grad_(False).to(self.device)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.numbers = self.transformer.numbers()
+        self.transformer.hold(self.numbers)
         self.sampler = Sampler(Guidance() if options.guidance else Guidance(1.0, 1.0, 1.0, 1.0))
         self.layout = Layout(Pyramid.of(options.grid, options.grid), options.frames)
 
     def sample(self, layout: Layout) -> None:
-        ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        ids = torch.zeros(1, self.transformer.condition.length, dtype=torch.long, device=self.device)
         for _ in self.sampler.frames(self.transformer, ids, layout, [torch.Generator().manual_seed(0)]):
             pass
 
@@ -91,7 +101,7 @@ class Bench:
     def cacheless(self) -> None:
         """A run of its own for every block, in which all tokens so far are one block; the condition comes before them."""
         transformer, rows = self.transformer, 2 if self.sampler.guidance.strength(1, 1) != 1.0 else 1
-        ids = torch.zeros(rows, 1, dtype=torch.long, device=self.device)
+        ids = torch.zeros(rows, transformer.condition.length, dtype=torch.long, device=self.device)
         for frame in range(self.layout.frames):
             for scale in range(self.layout.pyramid.scales):
                 so_far = self.layout.block(frame, scale).stop
@@ -99,9 +109,9 @@ class Bench:
                 inputs = torch.zeros(len(ids), so_far, transformer.head.out_features, device=self.device)
                 transformer.step(inputs, 0, transformer.begin(transformer.condition(ids), whole))
 
-    def calls(self) -> list[Callable[[], Tensor]]:
+    def calls(self) -> list[Product | Look]:
         """Every linear layer and attention of a run of ours, in order, with inputs of the same sizes."""
-        found: list[Callable[[], Tensor]] = []
+        found: list[Product | Look] = []
         plain = F.scaled_dot_product_attention
 
         def look(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
@@ -109,18 +119,22 @@ class Bench:
             return plain(query, key, value, attn_mask=attn_mask)
 
         def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            assert isinstance(layer, nn.Linear)
-            found.append(Linear(layer, torch.randn_like(inputs[0])))
+            found.append(Product(layer, torch.randn_like(inputs[0])))
 
-        hooks = [layer.register_forward_pre_hook(note) for layer in self.transformer.modules() if isinstance(layer, nn.Linear)]
+        layers = [layer for layer in self.transformer.modules() if isinstance(layer, nn.Linear | Int8Linear)]
+        hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+        execution, self.transformer.execution = self.transformer.execution, Execution()  # a replayed graph calls nothing
         with patch("modules.transformer.attention.F.scaled_dot_product_attention", look):
             self.ours()
+        self.transformer.execution = execution
         for hook in hooks:
             hook.remove()
         return found
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
+    # Memory first: on Linux a process starts with the peak of the one that started it, which is small as yet.
+    peak = peak_of_ours()
     bench = Bench(options)
     calls = bench.calls()
 
@@ -134,21 +148,30 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(options.repeats + 1):
         for name, kind in kinds.items():
-            if turn or name in ("ours", "bare"):  # their first turn warms up
+            if turn or name in ("ours", "bare") or options.graphs:  # their first turn warms up
                 taken = seconds(kind, bench.device)
                 times[name] += [taken] * bool(turn)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in bench.transformer.parameters())
-    steps, rate = bench.layout.frames * bench.layout.pyramid.scales, reading_rate(bench.device)
+    steps, rate, read = bench.layout.frames * bench.layout.pyramid.scales, reading_rate(bench.device), bytes_read(bench, calls)
     return {
-        "parameters": sum(parameter.numel() for parameter in bench.transformer.parameters()),
+        "numbers": str(bench.numbers),
+        "parameters": bench.parameters,
         "steps": steps,
         "tokens": bench.layout.tokens,
         "seconds": times,
+        "bytes_read": read,
         "bytes_per_second": rate,
-        "floor": steps * weights / rate,
-        "decode": decode(options, bench.layout) if options.grid == 8 else [],
-        "peak_gib": peak_gib(bench.device),
+        "floor": sum(read.values()) / rate,
+        "decode": [] if "decode" in options.leave_out else decode(options, bench.layout),
+        "peak_gib": peak,
     }
+
+
+def bytes_read(bench: Bench, calls: list[Product | Look]) -> dict[str, int]:
+    """What a run cannot but read: its weights in every step, and the keys and values that it attends to."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in bench.transformer.state_dict().values())
+    looks = [call for call in calls if isinstance(call, Look)]
+    cached = sum(part.numel() * part.element_size() for look in looks for part in (look.key, look.value))
+    return {"weights": bench.layout.frames * bench.layout.pyramid.scales * weights, "keys and values": cached}
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -169,8 +192,9 @@ def reading_rate(device: torch.device) -> float:
 
 @torch.inference_mode()
 def decode(options: argparse.Namespace, layout: Layout) -> list[float]:
-    """Seconds to decode the video with the paper's tokenizer."""
+    """Seconds to decode the video with a tokenizer of the paper's size."""
     settings = yaml.safe_load(Path("configs/size/tokenizer_base.yaml").read_text())["init_args"]
+    settings |= {"bits": options.bits, "temporal_factor": settings["temporal_factor"] if layout.frames > 1 else 1}
     tokenizer = VideoTokenizer(**settings).eval().to(options.device)
     latent = torch.randn(1, tokenizer.bits, layout.frames, *layout.pyramid.sizes[-1], device=options.device)
     with fast_convolutions():
@@ -178,29 +202,39 @@ def decode(options: argparse.Namespace, layout: Layout) -> list[float]:
     return times[1:]
 
 
-def peak_gib(device: torch.device) -> float:
-    """Of the whole process: all kinds, and the operands of the bare products."""
-    return (torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / GIB
+def peak_of_ours() -> float:
+    """Peak memory in GiB of a fresh process that samples once."""
+    command = [sys.executable, "-m", "benchmarks.sampling", *sys.argv[1:], "--peak"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_here(options: argparse.Namespace) -> float:
+    bench = Bench(options)
+    bench.ours()
+    peak = torch.cuda.max_memory_allocated() if bench.device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak / GIB
 
 
 def table(results: dict[str, Any]) -> str:
     """A row per kind: time per clip and per step, and how ours compares with it, turn by turn."""
     times, steps = results["seconds"], results["steps"]
     lines = [f"{results['parameters'] / 1e6:.1f} M parameters, {steps} steps, {results['tokens']} tokens, guided: {results['guidance']}"]
-    lines += [f"{results['dtype']}, {results['threads']} threads of {results['device']}, medians of {results['repeats']}", ""]
+    lines += [f"{results['numbers']}, {results['threads']} threads of {results['device']}, medians of {results['repeats']}", ""]
     lines += ["| | seconds per clip (least to most) | ms per step of ours | times ours |", "|---|---|---|---|"]
     for name, taken in times.items():
         ratio = statistics.median(one / ours for one, ours in zip(taken, times["ours"], strict=True))
         middle = statistics.median(taken)
         lines.append(f"| {PARTS[name]} | {middle:.2f} ({min(taken):.2f} to {max(taken):.2f}) | {middle / steps * 1000:.1f} | {ratio:.2f} |")
-    ours = statistics.median(times["ours"])
-    floor = results["floor"]
-    lines.append(f"| floor: weights read once per step | {floor:.2f} | {floor / steps * 1000:.1f} | {floor / ours:.2f} |")
+    ours, floor = statistics.median(times["ours"]), results["floor"]
+    lines.append(f"| floor: weights, keys and values read once | {floor:.2f} | {floor / steps * 1000:.1f} | {floor / ours:.2f} |")
     if results["decode"]:
         decoding = statistics.median(results["decode"])
-        lines.append(f"| decoding with the paper's tokenizer | {decoding:.2f} | | |")
+        lines.append(f"| decoding | {decoding:.2f} | | |")
         lines.append(f"| ours and decoding | {ours + decoding:.2f} | | |")
-    return "\n".join(lines) + f"\n\nPeak memory of the process: {results['peak_gib']:.1f} GiB.\n"
+    goals = {"bare": "of its bare products", "tokens": "of token by token"}
+    shares = [f"{ours / statistics.median(times[name]):.2f} {what}" for name, what in goals.items() if name in times]
+    shares.append(f"{ours / floor:.1f} of the floor")
+    return "\n".join(lines) + f"\n\nOurs takes {', '.join(shares)}. Peak memory of sampling alone: {results['peak_gib']:.2f} GiB.\n"
 
 
 def parse() -> argparse.Namespace:
@@ -213,19 +247,25 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, default=48)
     parser.add_argument("--frames", type=int, default=5, help="latent frames")
     parser.add_argument("--grid", type=int, default=8, help="rows and columns of a latent frame")
+    parser.add_argument("--condition", type=int, default=1, help="tokens of the condition")
     parser.add_argument("--guidance", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--leave_out", nargs="*", choices=["tokens", "cacheless"], default=[], help="kinds that take too long")
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8", "auto"], default="float32")
+    parser.add_argument("--graphs", action="store_true", help="by CUDA graphs, token by token too")
+    parser.add_argument("--leave_out", nargs="*", choices=["tokens", "cacheless", "decode"], default=[], help="what takes too long")
     parser.add_argument("--out", type=Path, help="path of the results without suffix")
+    parser.add_argument("--peak", action="store_true", help="print the peak memory of sampling, nothing else")
     return parser.parse_args()
 
 
 def main() -> None:
     options = parse()
-    about = {**conditions(options), "guidance": options.guidance, "dtype": options.dtype, "repeats": options.repeats}
+    if options.peak:
+        print(peak_here(options))  # noqa: T201
+        return
+    about = {**conditions(options), "guidance": options.guidance, "graphs": options.graphs, "repeats": options.repeats}
     about["command"] = " ".join(["python", "-m", "benchmarks.sampling", *sys.argv[1:]])
     results = about | measure(options)
     text = table(results)

@@ -30,6 +30,10 @@ class Manifest:
         self._own = self.path.with_suffix(f".rank{trainer.global_rank}.jsonl") if trainer.world_size > 1 else self.path
         self._lines = _read(self._own)
 
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """What the one file says, by ``"file"``."""
+        return {file: json.loads(line) for file, line in _read(self.path).items()}
+
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write a line for each row; a row has at least ``"file"``, a name in the manifest's folder."""
         self._lines |= {row["file"]: json.dumps(row, ensure_ascii=False) for row in rows}

@@ -24,28 +24,35 @@ CAPTION, LINE = 150, 16
 MARGIN, GAP, WIDE_GAP = 10, 2, 14
 FONT = ImageFont.load_default(13)
 
+# Animations and the milliseconds in which each counts time.
+TICKS = {".webp": 1, ".gif": 10}
+
 
 def write_preview(path: str | Path, video: Tensor, fps: float, magnify: int = 1) -> None:
-    """Write a lossless, endless WebP animation that browsers and editors show in place.
+    """Write an endless animation that browsers and editors show in place: ``.webp``, lossless, or ``.gif``, of 256 colours a frame.
 
     Args:
-        path: File to write or to replace; folders are made.
+        path: File to write or to replace; folders are made. Its suffix says which of the two.
         video: ``(3, T, H, W)`` uint8.
         fps: Frames per second.
         magnify: Every pixel becomes a square of this side, so that small clips can be seen.
 
     Raises:
         TypeError: If ``video`` is not uint8.
-        ValueError: If ``video`` is not ``(3, T, H, W)`` or ``fps`` or ``magnify`` is not positive.
+        ValueError: If ``video`` is not ``(3, T, H, W)``, ``fps`` or ``magnify`` is not positive, or the suffix is another.
     """
     if magnify < 1:
         raise ValueError(f"magnify must be at least 1, got {magnify}")
+    kind = Path(path).suffix.lower()
+    if kind not in TICKS:
+        raise ValueError(f"an animation ends in {' or '.join(TICKS)}, got {path}")
     frames = [Image.fromarray(frame.repeat(magnify, axis=0).repeat(magnify, axis=1)) for frame in _pixels(video, fps)]
-    # Whole milliseconds per frame would make 30 fps run 1 % fast; rounded moments do not drift.
-    moments = [round(1000 * frame / fps) for frame in range(len(frames) + 1)]
+    # Whole ticks per frame would make 30 fps run 1 % fast; rounded moments do not drift.
+    moments = [TICKS[kind] * round(1000 * frame / fps / TICKS[kind]) for frame in range(len(frames) + 1)]
     durations = [after - before for before, after in pairwise(moments)]
+    settings = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
     with replacing(path) as temporary:
-        frames[0].save(temporary, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, lossless=True)
+        frames[0].save(temporary, kind[1:].upper(), **settings, **({"lossless": True} if kind == ".webp" else {}))
 
 
 def write_picture(path: str | Path, picture: Image.Image) -> None:

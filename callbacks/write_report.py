@@ -19,14 +19,15 @@ from torchmetrics import Metric
 from callbacks.files import write_text
 from callbacks.log_videos import captions
 from callbacks.media import contact_sheet, write_picture
-from callbacks.origin import origin
+from callbacks.origin import evaluation_origin, origin
 from modules.batch import LatentBatch, VideoBatch
+from modules.metrics import Results, Row
 
 SHEET_CLIPS = 6
 
 
 class WriteReport(Callback):
-    """Writes what ``test`` measured to a JSON file, and a contact sheet of the first clips beside it.
+    """Writes what ``test`` measured to a JSON file, and beside it a contact sheet of the first clips and ``results.json``.
 
     The file holds ``protocol`` (number and size of the clips, sampling settings, checkpoint, seed), ``metrics`` (all that was logged)
     and ``seconds``. If ``test_step`` returns ``{"videos": {kind: (B, 3, T, H, W) uint8}}`` and the data module has a method ``judge()``
@@ -85,6 +86,10 @@ class WriteReport(Callback):
             "seconds": round(time.perf_counter() - self._start, 3),
         }
         write_text(self.path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        # What differs from run to run stands in the origin: the same protocol means that numbers compare.
+        shared = {name: value for name, value in report["protocol"].items() if name not in ("settings", "checkpoint")}
+        results = Results(rows_of(report), {"name": "test clips", **shared}, evaluation_origin(trainer, pl_module))
+        write_text(self.path.with_name("results.json"), results.text())
         if self._rows:
             sheet = contact_sheet([video for video, _ in self._rows], [text for _, text in self._rows], group=self._kinds)
             write_picture(self.path.with_suffix(".png"), sheet)
@@ -97,6 +102,15 @@ class WriteReport(Callback):
         for number in spread(len(texts), SHEET_CLIPS - len(self._rows) // self._kinds):
             for place, (kind, clips) in enumerate(videos.items()):
                 self._rows.append((clips[number].cpu(), kind if place else f"{texts[number]}\n{kind}"))
+
+
+def rows_of(report: dict[str, Any]) -> list[Row]:
+    """The numbers of a report in the form that all evaluations share."""
+    clips = report["protocol"]["clips"]
+    numbers = [(name.removeprefix("test/"), "", number) for name, number in report["metrics"].items() if name.startswith("test/")]
+    numbers += [(name, kind, number) for kind, row in report["judge"].items() for name, number in row.items() if name != "clips"]
+    single = [found for found in numbers if not isinstance(found[2], list)]
+    return [Row(name, kind, (math.nan if number is None else number,), clips=clips) for name, kind, number in single]
 
 
 def spread(count: int, most: int) -> list[int]:

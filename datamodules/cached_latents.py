@@ -6,7 +6,8 @@ from functools import cached_property
 
 from torch.utils.data import Dataset
 
-from datamodules.latent_source import LatentSource
+from datamodules.latent_source import LatentSource, latent_frames
+from modules.geometry import Clip
 from modules.latents import CachePlan, LatentCache
 
 
@@ -20,9 +21,9 @@ class CachedLatents(LatentSource):
     def plan(self) -> CachePlan:
         return self._cache.plan
 
-    def dataset(self, split: str) -> LatentClips:
+    def dataset(self, split: str, clip: Clip | None = None) -> LatentClips:
         """The latents of "train", "val" or "test"."""
-        return LatentClips(self._cache, split, self.frames)
+        return LatentClips(self._cache, split, latent_frames(self.plan, clip or self.clip, self.folder))
 
     @cached_property
     def _cache(self) -> LatentCache:

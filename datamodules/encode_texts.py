@@ -130,7 +130,7 @@ def texts_of(manifests: Sequence[str], prompts: Sequence[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Encodes captions and prompts once, for a model with a FeatureCondition.")
     parser.add_argument("--manifest", nargs="+", default=[], help="manifests (.jsonl) with captions, those to train on and those held out")
-    parser.add_argument("--prompts", nargs="+", default=[], help="files of prompts, .txt or .jsonl")
+    parser.add_argument("--prompts", nargs="+", default=[], help="files of prompts, .txt, .csv or .jsonl")
     parser.add_argument("--encoder", required=True, help="a folder with a Hugging Face model and its tokenizer, or its name on the hub")
     parser.add_argument("--out", type=Path, required=True, help="the cache; texts are added if it exists")
     parser.add_argument("--longest", type=int, default=512, help="most tokens of a text, longer ones are cut")

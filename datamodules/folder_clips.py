@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-import logging
-import random
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.broken import BrokenFiles, Tolerance, check_share, read_guarded, report_all, stand_ins
 from datamodules.manifest import Row
 from datamodules.reader import UnreadableVideo, is_picture, probe, read_clip
-from datamodules.transforms import CENTRE, Framing
+from datamodules.views import View, centre_view
 from modules.geometry import Clip
-
-logger = logging.getLogger(__name__)
 
 # Opening a file waits for the disc more than it computes.
 THREADS = 8
 
-
-def centre_view(index: int) -> tuple[float, Framing]:
-    """The middle of a clip, in time and on the screen."""
-    return 0.5, CENTRE
-
-
-def random_view(seed: int, flip: bool, index: int) -> tuple[float, Framing]:
-    """Where a training clip starts, 0..1 of the possible times, and what it shows; a pure function of the arguments."""
-    chance = random.Random(f"{seed}/{index}")
-    return chance.random(), Framing.draw(chance, flip)
+# Every thread needs a helper process; for fewer rows it is not worth its start.
+ROWS_PER_THREAD = 50
 
 
 class FolderClips(Dataset):
     """One split of a manifest.
 
-    A row that turns out unreadable is logged once, and its place is taken by the next row that can be read, with that row's index. All
-    workers of a loader share what they know about unreadable rows.
+    A row that turns out unreadable is reported once, and its place is taken by another row that can be read, with that row's index: by the
+    same one in every run, whatever happened before.
 
     Args:
         rows: Rows that ``usable_rows`` returned.
         clip: What a clip measures.
         class_ids: Class id of every label.
-        view: Maps an index to the start of the clip, 0..1 of the possible times, and to what it shows.
-        broken_limit: Largest share of rows that may turn out unreadable.
+        view: Maps a row, its index and how often it came before to what the clip shows.
+        tolerance: What is done about rows that turn out unreadable.
 
     Raises:
-        ValueError: If a label has no class id. On access: if more rows than ``broken_limit`` are unreadable.
+        ValueError: If a label has no class id. On access: if more rows than tolerated are unreadable.
     """
 
     def __init__(
@@ -59,84 +49,99 @@ class FolderClips(Dataset):
         clip: Clip,
         class_ids: dict[str | int, int],
         *,
-        view: Callable[[int], tuple[float, Framing]] = centre_view,
-        broken_limit: float = 0.1,
+        view: Callable[[Row, int, int], View] = centre_view,
+        tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)
     ) -> None:
-        self.rows, self.clip, self.class_ids, self.view, self.broken_limit = rows, clip, class_ids, view, broken_limit
+        self.rows, self.clip, self.class_ids, self.view = rows, clip, class_ids, view
         for row in rows:
             if row.label is not None and row.label not in class_ids:
                 raise ValueError(f"{row.place}: the training manifest has no label {row.label!r}")
-        self.broken = torch.zeros(len(rows), dtype=torch.bool).share_memory_()
+        self.broken = BrokenFiles(len(rows), tolerance)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
+        return self.at_visit(index, 0)
+
+    def at_visit(self, index: int, visit: int) -> dict:
+        """Clip ``index`` when it comes for the time ``visit``, counted from 0."""
         if not 0 <= index < len(self):
             raise IndexError(f"there are the clips 0..{len(self) - 1}, got {index}")
-        for candidate in chain(range(index, len(self)), range(index)):
-            video = None if self.broken[candidate] else self._read(candidate)
+        for candidate in chain([index], stand_ins(index, visit, len(self))):
+            video = self._read(candidate, visit)
             if video is not None:
                 row = self.rows[candidate]
                 label = -1 if row.label is None else self.class_ids[row.label]
                 return {"video": video, "label": label, "caption": row.caption, "index": candidate}
         raise ValueError(f"none of the {len(self)} rows can be read")
 
-    def _read(self, index: int) -> Tensor | None:
-        row, (moment, framing) = self.rows[index], self.view(index)
-        try:
-            return read_clip(row.path, self.clip, _start(row, self.clip, moment), framing)
-        except UnreadableVideo as error:
-            logger.warning("%s: left out: %s", row.place, error)
-            self.broken[index] = True
-            _check_share(int(self.broken.sum()), len(self), self.broken_limit, f"{row.place}: {error}")
-        return None
+    def _read(self, index: int, visit: int) -> Tensor | None:
+        row = self.rows[index]
+        moment, framing = self.view(row, index, visit)
+        return self.broken.read(index, row, read_clip, self.clip, _start(row, self.clip, moment), framing)
 
 
-def usable_rows(rows: list[Row], clip: Clip, broken_limit: float = 0.1) -> list[Row]:
-    """The rows that are long enough for a clip, each with its end; how many are left out and why is logged.
+def usable_rows(rows: list[Row], clip: Clip, tolerance: Tolerance = Tolerance()) -> list[Row]:  # noqa: B008 (frozen)
+    """The rows that are long enough for a clip, each with its end: ``fitting_rows`` of ``measured_rows``."""
+    return fitting_rows(measured_rows(rows, tolerance), clip)
+
+
+def measured_rows(rows: list[Row], tolerance: Tolerance = Tolerance()) -> list[Row]:  # noqa: B008 (frozen)
+    """The rows that can be opened, those of videos each with its end; what cannot is reported.
 
     A file is opened to ask for its length, which takes about a millisecond on a local disc, unless its row has an "end".
 
     Args:
-        rows: Rows of one manifest.
-        clip: What a clip measures. Pictures are clips of one frame and left out of longer ones.
-        broken_limit: Largest share of rows that may be unreadable.
+        rows: Rows of one list.
+        tolerance: What is done about files that cannot be opened.
 
     Raises:
-        ValueError: If a file is missing, too many are unreadable or no row is left.
+        ValueError: If a file is missing or too many are unreadable.
     """
     for row in rows:
-        if not row.path.is_file():
+        if not os.path.lexists(row.path):
             raise ValueError(f"{row.place}: there is no file {row.path}")
-    shown = [row for row in rows if clip.frames == 1 or not is_picture(row.path)]
-    with ThreadPoolExecutor(THREADS) as pool:
-        outcomes = list(pool.map(_measure, shown))
-    measured = [row for row in outcomes if isinstance(row, Row)]
-    unreadable = [error for error in outcomes if isinstance(error, str)]
-    span = (clip.frames - 1) / clip.fps
-    used = [row for row in measured if row.end is None or row.end - row.start > span]
-    pictures, short = len(rows) - len(shown), len(measured) - len(used)
-    needed = f"{clip.frames} frames at {clip.fps:g} fps need more than {span:g} s"
-    left_out = f"{pictures} pictures, {len(unreadable)} unreadable, {short} too short ({needed})"
+    with ThreadPoolExecutor(min(THREADS, 1 + len(rows) // ROWS_PER_THREAD)) as pool:
+        outcomes = list(pool.map(partial(_measure, tolerance.seconds), rows))
+    unreadable = [(row, error) for row, error in zip(rows, outcomes, strict=True) if isinstance(error, UnreadableVideo)]
     if unreadable:
-        _check_share(len(unreadable), len(rows), broken_limit, f"the first is {unreadable[0]}")
+        report_all(unreadable, tolerance)
+        (row, error), *_ = unreadable
+        check_share(len(unreadable), len(rows), tolerance.limit, f"the first is {row.place}: {error}")
+    return [row for row in outcomes if isinstance(row, Row)]
+
+
+def fitting_rows(rows: list[Row], clip: Clip) -> list[Row]:
+    """The rows that are long enough for a clip; how many are left out and why is logged.
+
+    Args:
+        rows: Rows of one list, those of videos with an end.
+        clip: What a clip measures. Pictures are clips of one frame and left out of longer ones.
+
+    Raises:
+        ValueError: If no row is left.
+    """
+    shown = [row for row in rows if clip.frames == 1 or not is_picture(row.path)]
+    span = (clip.frames - 1) / clip.fps
+    used = [row for row in shown if row.end is None or row.end - row.start > span]
+    needed = f"{clip.frames} frames at {clip.fps:g} fps need more than {span:g} s"
+    left_out = f"{len(rows) - len(shown)} pictures, {len(shown) - len(used)} too short ({needed})"
     if not used:
-        raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on gives a clip: {left_out}")
+        raise ValueError(f"none of the {len(rows)} readable rows from {rows[0].place} on gives a clip: {left_out}" if rows else "no rows")
     if len(used) < len(rows):
-        rank_zero_info(f"{len(used)} of the {len(rows)} rows from {rows[0].place} on are used; left out: {left_out}")
+        rank_zero_info(f"{len(used)} of the {len(rows)} readable rows from {rows[0].place} on are used; left out: {left_out}")
     return used
 
 
-def _measure(row: Row) -> Row | str:
-    """The row with its end; a picture has none. What is wrong, with its place, if the file cannot be opened."""
+def _measure(seconds: float, row: Row) -> Row | UnreadableVideo:
+    """The row with its end; a picture has none. What is wrong, if the file cannot be opened."""
     if row.end is not None or is_picture(row.path):
         return row
     try:
-        return replace(row, end=probe(row.path).seconds)
+        return replace(row, end=read_guarded(seconds, probe, row.path).seconds)
     except UnreadableVideo as error:
-        rank_zero_info(f"{row.place}: left out: {error}")
-        return f"{row.place}: {error}"
+        return error
 
 
 def _start(row: Row, clip: Clip, moment: float) -> float:
@@ -144,8 +149,3 @@ def _start(row: Row, clip: Clip, moment: float) -> float:
     if row.end is None or is_picture(row.path):
         return 0.0
     return row.start + moment * max(0.0, row.end - row.start - clip.frames / clip.fps)
-
-
-def _check_share(broken: int, rows: int, limit: float, details: str) -> None:
-    if broken > limit * rows:
-        raise ValueError(f"{broken} of {rows} rows are unreadable, more than the broken_limit of {limit:g}; {details}")

@@ -1,7 +1,7 @@
 """Decoded frames by time: from the nearest keyframe before the first time on, one at a time.
 
 Time counts from the first frame that a file shows. Rotation marks of cameras are obeyed; transparent parts turn white, as on a page;
-pixels count as square.
+pixels count as square. Of an interlaced frame, whose odd and even rows are of different times, the even rows are shown twice.
 """
 
 from __future__ import annotations
@@ -18,11 +18,22 @@ import torch
 from av import VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import formats_available
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from datamodules.file_kind import objection
+
 # Seconds below which two times are the same; no container is finer where it matters.
 SAME_TIME = 1e-4
+
+# Largest pictures, 8192 x 8192: headers can claim sizes that no memory holds.
+MOST_PIXELS = 2**26
+
+# Of lists of other files one may name itself, and all of them may name what is none of our business.
+FORMATS = ",".join(sorted(formats_available - {"concat", "dash", "hls", "imf", "sdp"}))
+
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MOST_PIXELS)}
 
 # libav writes about damaged files to stderr; what it finds reaches the caller as an exception.
 av.logging.set_level(av.logging.PANIC)
@@ -39,16 +50,21 @@ class Trouble(Exception):
 @contextmanager
 def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A file and its main video stream; trouble inside becomes an ``UnreadableVideo``."""
-    if not Path(path).is_file():
-        raise UnreadableVideo(f"{path}: there is no such file")
+    if reason := objection(path):
+        raise UnreadableVideo(f"{path}: {reason}")
     try:
-        # "file:" keeps a colon in a name from being read as a protocol, the whitelist a playlist from fetching what it names.
-        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+        # "file:" keeps a colon in a name from being read as a protocol. What is written about a file may be in any encoding.
+        with av.open(f"file:{path}", options=OPTIONS, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream):
                 raise Trouble("there is no video stream in it")
+            if not stream.codec_context:
+                raise Trouble("there is no decoder for its video stream")
+            if stream.width * stream.height > MOST_PIXELS:
+                raise Trouble(f"its pictures have {stream.width} x {stream.height} pixels, more than {MOST_PIXELS:,}")
             # The workers of a loader already keep the cores busy, and small frames are slower in threads.
             stream.thread_type = "NONE"
+            stream.codec_context.options = {"max_pixels": OPTIONS["max_pixels"]}
             yield container, stream
     except (FFmpegError, Trouble) as error:
         raise UnreadableVideo(f"{path}: {getattr(error, 'strerror', None) or error}") from error
@@ -66,6 +82,18 @@ def at_rate(container: InputContainer, stream: VideoStream, fps: float) -> Itera
     yield from _nearest(_frames_from(container, stream, 0.0), (number / fps for number in count()))
 
 
+def every(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
+    """All frames of a file; trouble where one is damaged or some are lost."""
+    end = 0.0
+    for shown in _frames_from(container, stream, 0.0):
+        if shown.doubtful and end + SAME_TIME < shown.time:
+            raise Trouble(f"its frames from {end:.3f} s to {shown.time:.3f} s are lost")
+        if shown.spoiled:
+            raise Trouble(f"the frame at {shown.time:.3f} s is damaged")
+        end = shown.end
+        yield shown
+
+
 def _nearest(frames: Iterator[Shown], times: Iterable[float]) -> Generator[VideoFrame, None, float | None]:
     """The frame nearest to each of the rising ``times``; returns when the frames end, if that is before one of the times."""
     earlier, later = next(frames), next(frames, None)
@@ -74,19 +102,27 @@ def _nearest(frames: Iterator[Shown], times: Iterable[float]) -> Generator[Video
             earlier, later = later, next(frames, None)
         if later is None and time > earlier.time + SAME_TIME and time > earlier.end - SAME_TIME:
             return earlier.end
+        if later is not None and later.doubtful and earlier.end + SAME_TIME < time < later.time - SAME_TIME:
+            raise Trouble(f"its frames from {earlier.end:.3f} s to {later.time:.3f} s are lost")
         chosen = later if later is not None and later.time - time + SAME_TIME < time - earlier.time else earlier
-        if chosen.frame.is_corrupt:
+        if chosen.spoiled:
             raise Trouble(f"the frame at {chosen.time:.3f} s is damaged")
         yield chosen.frame
     return None
 
 
 class Shown(NamedTuple):
-    """A decoded frame and the seconds from and to which it is on the screen."""
+    """A decoded frame.
+
+    ``time`` and ``end`` are the seconds from and to which it is on the screen. ``spoiled`` says that it or a frame that it is made from
+    is damaged; ``doubtful`` that libav complained of something before it, which it does of whole files too: proof only with a gap.
+    """
 
     time: float
     end: float
     frame: VideoFrame
+    spoiled: bool
+    doubtful: bool
 
 
 def _frames_from(container: InputContainer, stream: VideoStream, start: float) -> Iterator[Shown]:
@@ -106,16 +142,26 @@ def _frames_from(container: InputContainer, stream: VideoStream, start: float) -
     if first is None:
         raise Trouble(f"no frame can be decoded at {start:.3f} s or before")
     for shown in chain([first], frames):
-        yield Shown(shown.time - origin, shown.end - origin, shown.frame)
+        yield shown._replace(time=shown.time - origin, end=shown.end - origin)
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
     rate = stream.average_rate or stream.guessed_rate
-    for frame in container.decode(stream):
-        if frame.time is None or not frame.time_base:
-            raise Trouble("its frames carry no times")
-        length = frame.duration * frame.time_base if frame.duration else 1 / rate if rate else 0
-        yield Shown(frame.time, frame.time + float(length), frame)
+    complaints, spoiled, doubtful = _complaints(), False, False
+    for packet in container.demux(stream):
+        doubtful |= packet.is_corrupt
+        for frame in packet.decode():
+            if frame.time is None or not frame.time_base:
+                raise Trouble("its frames carry no times")
+            length = frame.duration * frame.time_base if frame.duration else 1 / rate if rate else 0
+            spoiled = frame.is_corrupt or (spoiled and not frame.key_frame)
+            doubtful |= _complaints() > complaints
+            yield Shown(frame.time, frame.time + float(length), frame, spoiled, doubtful)
+
+
+def _complaints() -> int:
+    """How often libav has complained in this process, whatever is done with what it says."""
+    return av.logging.get_last_error()[0]
 
 
 def pixels_of(frame: VideoFrame) -> Tensor:
@@ -123,6 +169,8 @@ def pixels_of(frame: VideoFrame) -> Tensor:
     # A palette may hold transparent colours.
     transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
     pixels = torch.from_numpy(frame.to_ndarray(format="rgba" if transparent else "rgb24", threads=1))
+    if frame.interlaced_frame:
+        pixels = pixels[::2].repeat_interleave(2, dim=0)[: len(pixels)]
     return over_white(torch.rot90(pixels, round(frame.rotation / 90)))
 
 

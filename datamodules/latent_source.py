@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import asdict, replace
 from typing import NoReturn
 
-from datamodules.base import ClipDataModule
+from datamodules.base import Beginning, ClipDataModule
 from modules.geometry import Clip
 from modules.latents import CachePlan
 
@@ -23,6 +23,7 @@ class LatentSource(ClipDataModule):
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order.
+        until: What training clips measure before a step, by the step; they may only be shorter.
     """
 
     def __init__(
@@ -33,8 +34,9 @@ class LatentSource(ClipDataModule):
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
+        until: dict[int, Beginning] | None = None,
     ) -> None:
-        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed)
+        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed, until=until)
         self.folder = folder
 
     @property
@@ -45,6 +47,11 @@ class LatentSource(ClipDataModule):
     def setup(self, stage: str) -> None:
         """Raises ``ValueError`` if the latents are missing, incomplete, damaged or of other clips."""
         _ = self.frames
+        super().setup(stage)
+
+    @property
+    def encoded(self) -> bool:
+        return True
 
     @property
     def frames(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.base import ClipDataModule
+from datamodules.base import Beginning, ClipDataModule
 from datamodules.digit_font import COLUMNS, ROWS, cell_size, draw
 from datamodules.digit_judge import DigitJudge
 from modules.geometry import Clip
@@ -137,6 +137,7 @@ class MovingDigits(ClipDataModule):
         held_out: Validation clips, and test clips.
         speed: Pixels per frame on a 32 pixel side.
         wander: Largest distance from the centre across the motion, in pixels of a 32 pixel side.
+        until: What training clips measure before a step, by the step.
 
     Raises:
         ValueError: If a number of clips is below 1 or ``wander`` is negative.
@@ -153,18 +154,19 @@ class MovingDigits(ClipDataModule):
         held_out: int = 128,
         speed: float = 1.0,
         wander: int = 3,
+        until: dict[int, Beginning] | None = None,
     ) -> None:
-        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed)
+        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed, until=until)
         if min(clips, held_out) < 1:
             raise ValueError(f"clips and held_out must be at least 1, got {clips} and {held_out}")
         if wander < 0:
             raise ValueError(f"wander must not be negative, got {wander}")
         self.clips, self.held_out, self.speed, self.wander = clips, held_out, speed, wander
 
-    def dataset(self, split: str) -> DigitClips:
+    def dataset(self, split: str, clip: Clip | None = None) -> DigitClips:
         """The clips of "train", "val" or "test"."""
         length = self.clips if split == "train" else self.held_out
-        return DigitClips(self.clip, split, length, seed=self.seed, speed=self.speed, wander=self.wander)
+        return DigitClips(clip or self.clip, split, length, seed=self.seed, speed=self.speed, wander=self.wander)
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -1,16 +1,21 @@
-"""Prompts to requests: every clip to make, with its seed, name, length and prefix, from a list, a .txt or a .jsonl file."""
+"""Prompts to requests: every clip to make, with its seed, name, length and prefix, from a list, a .txt, a .csv or a .jsonl file."""
 
 from __future__ import annotations
 
+import csv
+import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from datamodules.manifest import read_jsonl, read_lines, value_of
 
-KEYS = ("condition", "seed", "frames", "prefix", "prefix_frames", "name")
+KEYS = ("condition", "seed", "frames", "prefix", "prefix_frames", "name", "then")
+NUMBERS = {"seed", "frames", "prefix_frames"}
 
 # Longest part of a condition in a file name.
 SLUG = 40
@@ -28,6 +33,7 @@ class Request:
         prefix: Video or picture to continue from.
         prefix_frames: Frames taken from it, 0 for none.
         place: Where it was asked for, for errors.
+        then: Conditions that replace the first one, each with its second, in order.
     """
 
     condition: str
@@ -37,6 +43,7 @@ class Request:
     prefix: Path | None
     prefix_frames: int
     place: str
+    then: tuple[tuple[float, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Defaults:
         samples: Clips per prompt.
         prefix: Video or picture to continue from.
         prefix_frames: Frames taken from a prefix.
+        fps: Frames per second.
     """
 
     frames: int
@@ -56,6 +64,7 @@ class Defaults:
     samples: int = 1
     prefix: str | None = None
     prefix_frames: int = 1
+    fps: float = 8.0
 
 
 def make_requests(prompts: str | list[str], defaults: Defaults) -> list[Request]:
@@ -83,8 +92,11 @@ def make_requests(prompts: str | list[str], defaults: Defaults) -> list[Request]
 
 
 def conditions_of(prompts: str | list[str]) -> list[str]:
-    """The condition of every prompt, in order; raises ``ValueError`` if one has none."""
-    return [_condition(place, values) for place, values in _lines(prompts)]
+    """The conditions of every prompt, in order; raises ``ValueError`` if one has none."""
+    found = []
+    for place, values in _lines(prompts):
+        found += [_condition(place, values), *(condition for _, condition in _then(values, place))]
+    return found
 
 
 def slug(text: str) -> str:
@@ -98,9 +110,33 @@ def _lines(prompts: str | list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         return ((f"prompts[{number}]", {"condition": text}) for number, text in enumerate(prompts))
     if prompts.endswith(".jsonl"):
         return read_jsonl(prompts)
+    if prompts.endswith(".csv"):
+        return _table(prompts)
     if prompts.endswith(".txt"):
         return ((place, {"condition": text}) for place, text in read_lines(prompts))
-    raise ValueError(f"prompts must be a .txt file, a .jsonl file or a list like ['a text'], got {prompts!r}")
+    raise ValueError(f"prompts must be a .txt, .csv or .jsonl file or a list like ['a text'], got {prompts!r}")
+
+
+def _table(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and content of every line of a table but the first, which names the columns."""
+    names: list[str] = []
+    for place, line in read_lines(path):
+        try:
+            (cells,) = csv.reader([line], strict=True, skipinitialspace=True)
+        except csv.Error as error:
+            raise ValueError(f"{place}: not a line of a table: {error}") from None
+        if not names:
+            names = [cell.strip() for cell in cells]
+            if "condition" not in names:
+                raise ValueError(f'{place}: the first line names the columns, one of which is "condition"; got {line[:60]}')
+        elif len(cells) > len(names):
+            raise ValueError(f"{place}: {len(cells)} cells, but the first line names {len(names)} columns")
+        else:
+            yield place, {name: _cell(name, text.strip()) for name, text in zip(names, cells, strict=False) if text.strip()}
+
+
+def _cell(name: str, text: str) -> str | int:
+    return int(text) if name in NUMBERS and re.fullmatch(r"-?\d+", text) else text
 
 
 def _request(place: str, values: dict[str, Any], folder: Path, defaults: Defaults, *, number: int, sample: int) -> Request:
@@ -113,7 +149,11 @@ def _request(place: str, values: dict[str, Any], folder: Path, defaults: Default
         raise ValueError(f"{place}: a prefix of {prefix_frames} frames leaves nothing to generate in a clip of {frames}")
     name = _name(values, place, sample if defaults.samples > 1 else None)
     name = name or f"{number:04d}_{slug(condition)}_seed{seed}"
-    return Request(condition, seed, name, frames, prefix, prefix_frames, place)
+    then = _then(values, place)
+    if then and round(then[-1][0] * defaults.fps) >= frames:
+        seconds = frames / defaults.fps
+        raise ValueError(f'{place}: "then" changes the condition at {then[-1][0]:g} s, but the clip ends at {seconds:g} s')
+    return Request(condition, seed, name, frames, prefix, prefix_frames, place, then)
 
 
 def _condition(place: str, values: dict[str, Any]) -> str:
@@ -121,6 +161,21 @@ def _condition(place: str, values: dict[str, Any]) -> str:
     if condition is None:
         raise ValueError(f'{place}: "condition" is missing')
     return condition
+
+
+def _then(values: dict[str, Any], place: str) -> tuple[tuple[float, str], ...]:
+    """The later conditions of a prompt, each with its second."""
+    wanted = 'a list like [[4.0, "another condition"]], its seconds above 0 and rising'
+    changes = value_of(values, "then", list, place, wanted) or []
+    pairs = all(isinstance(change, list) and [_kind(part) for part in change] == ["number", "text"] for change in changes)
+    if not (pairs and all(before < after for (before, _), (after, _) in pairwise([(0.0, ""), *changes]))):
+        raise ValueError(f'{place}: "then" must be {wanted}, got {json.dumps(changes)}')
+    return tuple((float(second), condition) for second, condition in changes)
+
+
+def _kind(part: Any) -> str:
+    number = isinstance(part, int | float) and not isinstance(part, bool) and math.isfinite(part)
+    return "number" if number else "text" if isinstance(part, str) else "neither"
 
 
 def _prefix(values: dict[str, Any], folder: Path, defaults: Defaults, place: str) -> tuple[Path | None, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +13,20 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.frames import Trouble, UnreadableVideo, nearest, opened, over_white, pixels_of
+from datamodules.file_kind import objection
+from datamodules.frames import MOST_PIXELS, Trouble, UnreadableVideo, nearest, opened, over_white, pixels_of
 from datamodules.transforms import CENTRE, Framing
 from modules.geometry import Clip
 
-__all__ = ["PICTURES", "Probe", "UnreadableVideo", "is_picture", "probe", "read_clip"]
+__all__ = ["PICTURES", "Probe", "UnreadableVideo", "is_picture", "probe", "read_clip", "shown_size"]
+
+# The Exif tag that says how to turn a picture, and its values with rows and columns exchanged.
+ORIENTATION, TURNED = 0x0112, {5, 6, 7, 8}
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+# What a picture may really be, whatever its suffix; some other formats of Pillow's start programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,20 @@ def probe(path: Path | str) -> Probe:
         return Probe(frames or round(seconds * fps), seconds, fps, stream.height, stream.width)
 
 
+def shown_size(path: Path | str) -> tuple[int, int]:
+    """Rows and columns of a file's first frame when it is upright, which takes its decoding; of a picture, the header is enough.
+
+    Raises:
+        UnreadableVideo: If there is no such file, or no video in it.
+    """
+    if is_picture(path):
+        return _picture_size(path)
+    with opened(path) as (container, stream):
+        frame = next(nearest(container, stream, [0.0]))
+        turned = round(frame.rotation / 90) % 2
+        return (frame.width, frame.height) if turned else (frame.height, frame.width)
+
+
 def read_clip(path: Path | str, clip: Clip, start_seconds: float = 0.0, framing: Framing = CENTRE) -> Tensor:
     """The frames nearest to the times ``start_seconds + k / clip.fps``, resized and cut to the clip's size.
 
@@ -99,17 +123,32 @@ def read_clip(path: Path | str, clip: Clip, start_seconds: float = 0.0, framing:
     return video
 
 
-def _picture(path: Path | str) -> Tensor:
-    """``(3, h, w)`` uint8 of a picture file, upright."""
-    if not Path(path).is_file():
-        raise UnreadableVideo(f"{path}: there is no such file")
+@contextmanager
+def _opened_picture(path: Path | str) -> Iterator[Image.Image]:
+    """A picture file; trouble inside becomes an ``UnreadableVideo``."""
+    if reason := objection(path):
+        raise UnreadableVideo(f"{path}: {reason}")
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                # Pillow would cut 16 bits off at 255 where it should scale them.
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            pixels = np.array(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
+            yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableVideo(f"{path}: {error}") from error
+
+
+def _picture(path: Path | str) -> Tensor:
+    """``(3, h, w)`` uint8 of a picture file, upright."""
+    with _opened_picture(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            # Pillow would cut 16 bits off at 255 where it should scale them.
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        pixels = np.array(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
     return over_white(torch.from_numpy(pixels))
+
+
+def _picture_size(path: Path | str) -> tuple[int, int]:
+    """Rows and columns of a picture when it is upright, by its header."""
+    with _opened_picture(path) as image:
+        return (image.width, image.height) if image.getexif().get(ORIENTATION, 1) in TURNED else (image.height, image.width)

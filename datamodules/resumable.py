@@ -7,13 +7,16 @@ They wrap a ``DataLoader`` and are none themselves: in a run with several proces
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterator, Sized
+import sys
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader
+
+from datamodules.order import Order, turn
+from datamodules.streams import Joined, Place, Stream
 
 
 class _Plan:
@@ -21,18 +24,17 @@ class _Plan:
 
     batches: Any = ()
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list]:
         return iter(self.batches)
 
 
 class WrappedLoader:
     """A ``DataLoader`` whose batches follow ``self._plan``."""
 
-    def __init__(self, dataset: Sized, collate: Callable, batch_size: int, workers: int) -> None:
-        self.dataset, self.batch_size = dataset, batch_size
+    def __init__(self, dataset: Any, collate: Callable, workers: int) -> None:
         self._plan = _Plan()
         self._loader: DataLoader = DataLoader(
-            dataset,  # type: ignore[arg-type]
+            dataset,
             batch_sampler=self._plan,  # type: ignore[arg-type]
             collate_fn=collate,
             num_workers=workers,
@@ -41,6 +43,16 @@ class WrappedLoader:
             # A pass draws from this generator when it begins. The global one must not notice, or a resumed run would draw other noise.
             generator=torch.Generator(),
         )
+
+    def _batches(self) -> Iterator[Any]:
+        """One pass; what is wrong with the data is said in the same words whoever finds it."""
+        try:
+            yield from self._loader
+        except ValueError as error:
+            # From a worker it comes with the worker's traceback as text.
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ValueError(str(error).rstrip().rsplit("\nValueError: ", 1)[-1]) from error
 
     # Lightning stops the workers of whatever has an attribute of this name when a run ends. Left to the garbage collector, which may
     # take the queues apart before the workers, every worker would block it for five seconds.
@@ -54,57 +66,85 @@ class WrappedLoader:
 
 
 class ResumableLoader(WrappedLoader):
-    """Shuffled batches that go on exactly where the state was saved.
+    """Shuffled batches, each from one of several streams, that go on exactly where the state was saved.
 
-    The clips come as a row of permutations, permutation ``e`` drawn from ``(seed, e)``. A step takes the next ``batch_size * world``
-    clips of the row, whoever loads them. No batch is partial: the clips that do not fill the last batch of an epoch open the next one.
-    Every pass has ``len(self)`` batches and begins where the last one stopped; how many of them are left of an epoch that was resumed
-    in its middle is counted by Lightning.
+    Whose turn a step is depends on the seed and the number of the step. The clips of a stream come as a row of permutations,
+    permutation ``e`` drawn from ``(seed, e)``; its step takes the next ``batch_size * world`` clips of the row, whoever loads them. No
+    batch is partial: the clips that do not fill the last batch of a permutation share one with the next. An item's "index" counts on from
+    stream to stream, so that equal numbers mean the same clip at the same size.
+
+    Every pass has ``len(self)`` batches, as many as the streams of a run's end fill, and begins where the last one stopped; how many of
+    them are left of an epoch that was resumed in its middle is counted by Lightning.
 
     Args:
-        dataset: Map-style data set.
+        streams: Clips to serve.
         collate: Makes a batch from a list of items.
-        batch_size: Clips per process and step.
-        workers: Worker processes; they live on from epoch to epoch.
-        seed: Seed of the order.
+        shares: Maps the number of a step to every stream's share of the steps at that time; equal if not given.
+        workers: Worker processes, which all streams share; they live on from epoch to epoch.
+        seed: Seed of the turns.
 
     Raises:
-        ValueError: If the data set does not fill one batch of all processes.
+        ValueError: If a stream does not fill one batch of all processes.
     """
 
-    def __init__(self, dataset: Sized, collate: Callable, *, batch_size: int, workers: int = 0, seed: int = 0) -> None:
-        super().__init__(dataset, collate, batch_size, workers)
-        self._consumed = 0
-        self._order = _Order(len(dataset), seed)
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        collate: Callable,
+        *,
+        shares: Callable[[int], Sequence[float]] | None = None,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(Joined([stream.dataset for stream in streams]), collate, workers)
+        self.streams, self.seed = streams, seed
+        self._shares = shares or (lambda step: [1.0] * len(streams))
+        self._orders = [Order(len(stream.dataset), stream.seed) for stream in streams]
+        self._steps, self._consumed = 0, [0] * len(streams)
         len(self)
 
     def __len__(self) -> int:
         """Batches per epoch."""
         _, world = place()
-        batches = len(self.dataset) // (self.batch_size * world)
-        if batches == 0:
-            raise ValueError(
-                f"{len(self.dataset)} training clips do not fill one batch of {self.batch_size * world} "
-                f"(batch_size {self.batch_size} x {world} processes)"
-            )
-        return batches
+        batches = [stream.batches(world) for stream in self.streams]
+        return sum(count for count, share in zip(batches, self._shares(sys.maxsize), strict=True) if share > 0)
 
     def __iter__(self) -> Iterator[Any]:
-        rank, world = place()
-        step = self.batch_size * world
-        first = self._consumed + rank * self.batch_size
-        self._plan.batches = (self._order.take(first + k * step, self.batch_size) for k in range(len(self)))
-        for batch in self._loader:
+        _, world = place()
+        self._plan.batches = self._places(self._steps, list(self._consumed))
+        for batch in self._batches():
             # Counted here and not in the sampler, which runs ahead of the training loop by what the workers prefetch.
-            self._consumed += step
+            number = self._turn(self._steps)
+            self._steps += 1
+            self._consumed[number] += self.streams[number].batch_size * world
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """How many clips all processes together have consumed."""
-        return {"consumed": self._consumed}
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were made, and how many clips of every stream all processes together have consumed."""
+        return {"steps": self._steps, "consumed": list(self._consumed)}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._consumed = state["consumed"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ``ValueError`` if the state is that of other data."""
+        if len(state["consumed"]) != len(self.streams):
+            then, now = len(state["consumed"]), len(self.streams)
+            raise ValueError(
+                f"the checkpoint was made with clips of {then} sizes or sources, and now there are {now}: "
+                "continue with the same data, or begin a new run with --init_from"
+            )
+        self._steps, self._consumed = state["steps"], list(state["consumed"])
+
+    def _turn(self, step: int) -> int:
+        return turn(step, self._shares(step), self.seed)
+
+    def _places(self, steps: int, consumed: list[int]) -> Iterator[list[Place]]:
+        """What this process loads in every step of a pass that begins after so many steps and clips."""
+        rank, world = place()
+        for step in range(steps, steps + len(self)):
+            number = self._turn(step)
+            size = self.streams[number].batch_size
+            clips = self._orders[number].take(consumed[number] + rank * size, size)
+            consumed[number] += size * world
+            yield [(number, clip, visit) for clip, visit in clips]
 
 
 class HeldOutLoader(WrappedLoader):
@@ -123,7 +163,8 @@ class HeldOutLoader(WrappedLoader):
     """
 
     def __init__(self, dataset: Sized, collate: Callable, *, batch_size: int, workers: int = 0) -> None:
-        super().__init__(dataset, collate, batch_size, workers)
+        super().__init__(dataset, collate, workers)
+        self.dataset, self.batch_size = dataset, batch_size
         len(self)
 
     def __len__(self) -> int:
@@ -131,7 +172,7 @@ class HeldOutLoader(WrappedLoader):
 
     def __iter__(self) -> Iterator[Any]:
         self._plan.batches = self._share()
-        return iter(self._loader)
+        return self._batches()
 
     def _share(self) -> list[list[int]]:
         rank, world = place()
@@ -154,22 +195,3 @@ def place() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
-
-
-class _Order:
-    """The row of permutations of ``length`` clips, permutation ``e`` drawn from ``(seed, e)``."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed = length, seed
-        self._known: tuple[int, list[int]] = (-1, [])
-
-    def take(self, first: int, count: int) -> list[int]:
-        """The clips at the places ``first`` to ``first + count - 1`` of the row."""
-        return [self._permutation(spot // self.length)[spot % self.length] for spot in range(first, first + count)]
-
-    def _permutation(self, epoch: int) -> list[int]:
-        if self._known[0] != epoch:
-            # A text mixes the two numbers, so that (0, 1) and (1, 0) differ.
-            generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{epoch}").getrandbits(32))
-            self._known = (epoch, torch.randperm(self.length, generator=generator).tolist())
-        return self._known[1]

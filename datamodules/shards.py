@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Sized
+from itertools import accumulate
 
 from torch.utils.data import ConcatDataset
 
@@ -24,7 +25,8 @@ class ShardLoader(WrappedLoader):
     """
 
     def __init__(self, datasets: Mapping[str, Sized], collate: Callable, *, batch_size: int, workers: int = 0) -> None:
-        super().__init__(ConcatDataset(list(datasets.values())), collate, batch_size, workers)  # type: ignore[arg-type]
+        super().__init__(ConcatDataset(list(datasets.values())), collate, workers)  # type: ignore[arg-type]
+        self.batch_size = batch_size
         self.lengths = {split: len(dataset) for split, dataset in datasets.items()}
         self._shards: list[Shard] = []
 
@@ -44,10 +46,10 @@ class ShardLoader(WrappedLoader):
         return max(1, sum(self.lengths.values()))
 
     def __iter__(self) -> Iterator[EncodingBatch]:
-        starts = dict(zip(self.lengths, [0, *self.dataset.cumulative_sizes], strict=False))  # type: ignore[attr-defined]
+        starts = dict(zip(self.lengths, accumulate(self.lengths.values(), initial=0), strict=False))
         plan = [(shard, numbers) for shard in self._shards for numbers in self._batches_of(shard)]
         self._plan.batches = ([starts[shard.split] + number for number in numbers] for shard, numbers in plan)
-        for (shard, numbers), batch in zip(plan, self._loader, strict=True):
+        for (shard, numbers), batch in zip(plan, self._batches(), strict=True):
             last = numbers.stop == shard.first + shard.count
             yield EncodingBatch(**batch, shard=shard, last=last)
 

@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 
-from datamodules.streams import PLAN, ReadClip, litdata, open_stream, read_plan
+from datamodules.litdata_streams import PLAN, ReadClip, litdata, open_stream, read_plan
 from modules.latents import LatentCache
 
 log = logging.getLogger(__name__)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import Dataset
 
 from datamodules.base import collate
-from datamodules.latent_source import LatentSource
-from datamodules.streams import CheckClip, litdata, open_stream, read_plan
+from datamodules.latent_source import LatentSource, latent_frames
+from datamodules.litdata_streams import CheckClip, litdata, open_stream, read_plan
 from modules.batch import LatentBatch
+from modules.geometry import Clip
 from modules.latents import CachePlan
 
 
@@ -23,26 +24,48 @@ class StreamedLatents(LatentSource):
     read next and shuffles them and what is in them. The order is LitData's: fixed by seed, processes, workers and batch size, and exact
     after a resume with the same ones; with others each clip of the epoch still comes once. What does not fill a batch of every process
     is left out of an epoch.
+
+    Args:
+        clip: What a clip measures: size and rate as encoded, and at most as many frames.
+        folder: Where the latents are.
+        batch_size: Clips per process and step.
+        workers: Worker processes per loader.
+        seed: Seed of the order.
     """
+
+    def __init__(
+        self,
+        clip: Clip = Clip(),  # noqa: B008 (frozen)
+        *,
+        folder: str,
+        batch_size: int = 8,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(clip, folder=folder, batch_size=batch_size, workers=workers, seed=seed)
 
     @cached_property
     def plan(self) -> CachePlan:  # type: ignore[override]
         return read_plan(self.folder)
 
     def setup(self, stage: str) -> None:
-        super().setup(stage)
+        _ = self.frames
         for split in self.plan.splits:
             open_stream(self.folder, split)
 
-    def dataset(self, split: str) -> StreamedClips:
+    def streams(self) -> NoReturn:
+        """Raises ``ValueError``, as the order of a stream is LitData's."""
+        raise ValueError(f"{self.folder} is a stream with an order of its own, which is no part of others: use datamodules.CachedLatents")
+
+    def dataset(self, split: str, clip: Clip | None = None) -> StreamedClips:
         """The latents of "train", "val" or "test", to be read at any place."""
         stored = self.plan.same.get(split, split)
         length = self.plan.splits.get(stored, 0)
-        return StreamedClips(self._open(stored) if length else None, length)
+        return StreamedClips(self._open(stored, clip) if length else None, length)
 
     def train_dataloader(self) -> StreamLoader:  # type: ignore[override]
         """Shuffled and exact after a resume; raises ``ValueError`` if the clips do not fill one batch of all processes."""
-        stream = self._open("train", shuffle=True, seed=self.seed, drop_last=True)
+        stream = self._open("train", self.clip, shuffle=True, seed=self.seed, drop_last=True)
         loader = StreamLoader(stream, self.batch_size, self.workers)
         if self._restored:
             loader.load_state_dict(self._restored)
@@ -50,8 +73,9 @@ class StreamedLatents(LatentSource):
         self._train_loader = loader  # type: ignore[assignment]
         return loader
 
-    def _open(self, split: str, **settings: Any) -> Any:
-        return open_stream(self.folder, split, transform=CheckClip(f"{self.folder}/{split}", self.frames), **settings)
+    def _open(self, split: str, clip: Clip | None, **settings: Any) -> Any:
+        frames = latent_frames(self.plan, clip or self.clip, self.folder)
+        return open_stream(self.folder, split, transform=CheckClip(f"{self.folder}/{split}", frames), **settings)
 
 
 class StreamLoader:

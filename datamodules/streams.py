@@ -1,74 +1,61 @@
-"""Latents in LitData's format: chunks that are read one after the other, from a folder or from object storage.
-
-A stream is a folder or URL with ``plan``, the plan of the cache it was made of, and one part for every split that is stored. LitData is
-imported here only, and when it is needed.
-"""
+"""What training clips come from: data sets with a batch size each, and all of them as one."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import warnings
-from typing import Any, NamedTuple
+from collections.abc import Sized
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from modules.latents import CachedClip, CachePlan, LatentCache
+from torch.utils.data import Dataset
 
-PLAN = "plan"
+# Number of a stream, of a clip in it, and how often that clip came before.
+Place = tuple[int, int, int]
 
 
-def litdata() -> Any:
-    """The library.
+class Stream(NamedTuple):
+    """Training clips of one size, to be served shuffled and without an end.
 
-    Raises:
-        ValueError: If it is not installed.
+    Attributes:
+        dataset: Map-style data set of items with an "index".
+        batch_size: Clips per process and step.
+        seed: Seed of the order.
+        name: What the clips are called if there are too few; "" for all of a run.
     """
-    # What it reads is copied into batches and never written to.
-    warnings.filterwarnings("ignore", message="The given buffer is not writable", module="litdata")
-    # Otherwise it asks a server for newer versions of itself whenever a stream is opened.
-    os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
-    try:
-        return importlib.import_module("litdata")
-    except ImportError as error:
-        raise ValueError(f"streams of latents need another package ({error}): python -m pip install -e '.[stream]'") from error
+
+    dataset: Sized
+    batch_size: int
+    seed: int = 0
+    name: str = ""
+
+    def batches(self, world: int) -> int:
+        """How many batches of ``world`` processes the clips fill; raises ``ValueError`` if it is none."""
+        batches = len(self.dataset) // (self.batch_size * world)
+        if batches == 0:
+            raise ValueError(
+                f"{len(self.dataset)} training clips{self.name and f' ({self.name})'} do not fill one batch of {self.batch_size * world} "
+                f"(batch_size {self.batch_size} x {world} processes)"
+            )
+        return batches
 
 
-def open_stream(folder: str, part: str, **settings: Any) -> Any:
-    """One part of a stream as LitData's ``StreamingDataset``.
+@runtime_checkable
+class Changing(Protocol):
+    """A data set whose clips may look different every time that they come around."""
 
-    Raises:
-        ValueError: If there is none.
-    """
-    try:
-        return litdata().StreamingDataset(f"{folder}/{part}", **settings)
-    except (FileNotFoundError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"no stream of latents in {folder}, or it is not whole ({reason}): use datamodules.stream_latents") from error
+    def at_visit(self, index: int, visit: int) -> dict:
+        """Clip ``index`` when it comes for the time ``visit``, counted from 0."""
+        ...
 
 
-def read_plan(folder: str) -> CachePlan:
-    """What a stream holds; raises ``ValueError`` if there is none."""
-    return CachePlan.from_json(open_stream(folder, PLAN)[0]["plan"])
+class Joined(Dataset):
+    """The clips of several data sets, counted on from one to the next."""
 
+    def __init__(self, datasets: list[Sized]) -> None:
+        self.datasets = datasets
+        self._starts = [0, *accumulate(map(len, datasets))]
 
-class ReadClip(NamedTuple):
-    """A clip of a cache as an item of a stream, by its number; what LitData calls in processes of its own."""
-
-    cache: LatentCache
-    split: str
-
-    def __call__(self, number: int) -> dict[str, Any]:
-        clip = self.cache.clip(self.split, number)
-        return {**clip._asdict(), "sha256": clip.sha256()}
-
-
-class CheckClip(NamedTuple):
-    """An item of a stream as a data set's item, its first latent frames, if it is what was written."""
-
-    place: str
-    frames: int
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        clip = CachedClip(*(item[name] for name in CachedClip._fields))
-        if clip.sha256() != item["sha256"]:
-            raise ValueError(f"{self.place} is damaged: clip {clip.index} is not the one that was written; make the stream again")
-        return {**clip._asdict(), "latent": clip.latent[:, : self.frames]}
+    def __getitem__(self, place: Place) -> dict:
+        number, index, visit = place
+        dataset: Any = self.datasets[number]
+        item = dataset.at_visit(index, visit) if isinstance(dataset, Changing) else dataset[index]
+        return {**item, "index": self._starts[number] + item["index"]}

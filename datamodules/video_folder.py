@@ -1,44 +1,47 @@
-"""Own videos and pictures, listed in a manifest."""
+"""Own videos and pictures, listed in a manifest or sorted into a folder per class."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
 
-from datamodules.base import ClipDataModule
-from datamodules.folder_clips import FolderClips, random_view, usable_rows
-from datamodules.manifest import Row, read_manifest
-from datamodules.transforms import RULE
+from datamodules.base import Beginning
+from datamodules.class_folders import read_rows
+from datamodules.file_clips import FileClips
+from datamodules.folder_clips import fitting_rows, measured_rows
+from datamodules.manifest import Row
+from datamodules.views import Views
 from modules.geometry import Clip
 
 
-class VideoFolder(ClipDataModule):
-    """Clips from video and picture files, by a .jsonl manifest with a line per clip.
+class VideoFolder(FileClips):
+    """Clips from video and picture files, by a .jsonl manifest with a line per clip, or by a folder with a folder of files per class.
 
     A line is ``{"path": "a/b.mp4", "caption": "a text", "label": "a class"}``. "path" is relative to the manifest or absolute; "caption"
-    and "label" (a name or a whole number) are optional, and so are "start" and "end" in seconds. Further keys are for ``where``.
+    and "label" (a name or a whole number) are optional, and so are "start" and "end" in seconds. Further keys are for ``where``. In
+    ``<folder>/<class>/<file>`` the label is the class; there are no captions.
 
     Classes are the sorted labels of the whole training manifest, whatever ``where`` and ``clip`` leave out, so that class ids are the
-    same in every stage of a training. A training clip starts at a random time and shows a random part, both fixed by seed and index;
-    held-out clips are cut from the middle. Validation and test use the same clips.
+    same in every stage of a training. Held-out clips are cut from the middle; validation and test use the same.
 
     Every file without an "end" is opened once at the start to ask for its length, about a thousand a second from a local disc. Give
     "end" in manifests of millions of rows.
 
     Args:
         clip: What a clip measures. Pictures are used if it has one frame, and left out if it has more.
-        manifest: Path of the .jsonl file to train on.
-        val_manifest: Path of the .jsonl file of held-out clips. Without one, ``held_out_share`` of the training manifest is held out.
+        manifest: Path of the .jsonl file or the folder to train on.
+        val_manifest: The same of held-out clips. Without one, ``held_out_share`` of the training manifest is held out.
         held_out_share: Share of the files to hold out, chosen by a hash of their path as written, so that rows that come or go move no
             others and no file is on both sides; at least one file, or none at 0.
-        flip: Whether half of the training clips are mirrored. Not for data in which left and right, or letters, matter.
         where: Values that a row must have to be used, such as ``{"kind": "clip", "checked": true}``; also for ``val_manifest``.
-        broken_limit: Largest share of files that may be unreadable; those within it are logged and replaced.
+        views: What a training clip shows of its file, in time and on the screen; the same at every visit if not given.
+        broken_limit: Largest share of files that may be unreadable; those within it are replaced, and listed in ``broken_files.jsonl`` in
+            the run's folder.
+        time_limit: Seconds that reading a clip may take; a file that takes longer is unreadable.
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
-        seed: Seed of the order, starts, crops and flips.
+        seed: Seed of the order and the views.
+        until: What training clips measure before a step, by the step.
 
     Raises:
         ValueError: If a share is outside 0..1.
@@ -51,78 +54,60 @@ class VideoFolder(ClipDataModule):
         manifest: str,
         val_manifest: str | None = None,
         held_out_share: float = 0.05,
-        flip: bool = False,
         where: dict[str, str | bool | int] | None = None,
+        views: Views | None = None,
         broken_limit: float = 0.1,
+        time_limit: float = 60.0,
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
+        until: dict[int, Beginning] | None = None,
     ) -> None:
-        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed)
-        if not 0 <= held_out_share < 1 or not 0 <= broken_limit <= 1:
-            raise ValueError(f"held_out_share and broken_limit must be within 0..1, got {held_out_share} and {broken_limit}")
-        self.manifest, self.val_manifest, self.held_out_share = manifest, val_manifest, held_out_share
-        self.flip, self.where, self.broken_limit = flip, where or {}, broken_limit
-
-    def setup(self, stage: str) -> None:
-        """Checks manifests and files; raises ``ValueError`` with file and line of what is wrong."""
-        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ()):
-            self.dataset(split)
-
-    def dataset(self, split: str) -> FolderClips:
-        """The clips of "train", "val" or "test"; the last two are the same."""
-        return self._train if split == "train" else self._held_out_clips
-
-    @property
-    def class_names(self) -> list[str]:
-        return [str(label) for label in self._class_ids]
+        patience = {"broken_limit": broken_limit, "time_limit": time_limit}
+        super().__init__(clip, views=views, batch_size=batch_size, workers=workers, seed=seed, until=until, **patience)
+        if not 0 <= held_out_share < 1:
+            raise ValueError(f"held_out_share must be at least 0 and below 1, got {held_out_share}")
+        self.manifest, self.val_manifest, self.held_out_share, self.where = manifest, val_manifest, held_out_share, where or {}
 
     @property
     def captions(self) -> list[str]:
         """Every caption of the training manifest once, sorted; those of rows that ``where`` leaves out are not among them."""
         return sorted({row.caption for row in self._rows if row.caption and row.has(self.where)})
 
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        rows = hashlib.sha256()
-        for clips in (self._train, self._held_out_clips):
-            for row in clips.rows:
-                rows.update(json.dumps([row.written, row.start, row.end, row.label, row.caption]).encode())
-        return {**super().preprocessing, "resize": RULE, "flip": self.flip, "rows": rows.hexdigest()}
+    def labels(self) -> list[str | int]:
+        return sorted({row.label for row in self._rows if row.label is not None})  # type: ignore[type-var]
+
+    def train_rows(self, clip: Clip) -> list[Row]:
+        if self.val_manifest is not None:
+            return fitting_rows(self._measured, clip)
+        train, held = self._split
+        if clip == self.clip:
+            return train
+        written = {row.written for row in held}
+        return [row for row in fitting_rows(self._measured, clip) if row.written not in written]
+
+    def held_out_rows(self) -> list[Row]:
+        if self.val_manifest is None:
+            return self._split[1]
+        return fitting_rows(self._measure(read_rows(self.val_manifest)), self.clip)
 
     @cached_property
-    def _train(self) -> FolderClips:
-        rows, view = self._usable, partial(random_view, self.seed, self.flip)
-        if self.val_manifest is None:
-            rows, _ = hold_out(rows, self.held_out_share)
-        return FolderClips(rows, self.clip, self._class_ids, view=view, broken_limit=self.broken_limit)
-
-    @cached_property
-    def _held_out_clips(self) -> FolderClips:
-        if self.val_manifest is None:
-            _, rows = hold_out(self._usable, self.held_out_share)
-        else:
-            rows = self._choose(read_manifest(self.val_manifest))
-        return FolderClips(rows, self.clip, self._class_ids, broken_limit=self.broken_limit)
+    def _split(self) -> tuple[list[Row], list[Row]]:
+        return hold_out(fitting_rows(self._measured, self.clip), self.held_out_share)
 
     @cached_property
     def _rows(self) -> list[Row]:
-        return read_manifest(self.manifest)
+        return read_rows(self.manifest)
 
     @cached_property
-    def _usable(self) -> list[Row]:
-        return self._choose(self._rows)
+    def _measured(self) -> list[Row]:
+        return self._measure(self._rows)
 
-    @cached_property
-    def _class_ids(self) -> dict[str | int, int]:
-        labels = {row.label for row in self._rows if row.label is not None}
-        return {label: number for number, label in enumerate(sorted(labels))}
-
-    def _choose(self, rows: list[Row]) -> list[Row]:
+    def _measure(self, rows: list[Row]) -> list[Row]:
         chosen = [row for row in rows if row.has(self.where)]
         if not chosen:
             raise ValueError(f"none of the {len(rows)} rows from {rows[0].place} on has {self.where}")
-        return usable_rows(chosen, self.clip, self.broken_limit)
+        return measured_rows(chosen, self.tolerance)
 
 
 def hold_out(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:

@@ -1,6 +1,6 @@
 """The contracts between the data modules and the models: clips to learn from, clips to make, video files piece by piece."""
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
@@ -11,7 +11,8 @@ class VideoBatch(TypedDict):
     """What every training, validation and test data loader yields.
 
     ``video`` is ``(B, 3, T, H, W)`` RGB, uint8 0..255 (or float -1..1); ``label`` is ``(B,)`` int64, -1 where a clip has no
-    class; ``caption`` holds one text per clip ("" where there is none); ``index`` is ``(B,)`` int64, the clip's number in its data set.
+    class; ``caption`` holds one text per clip ("" where there is none); ``index`` is ``(B,)`` int64, the clip's number: in training,
+    equal numbers mean the same clip at the same size, and other batches may have other sizes.
     """
 
     video: Tensor
@@ -45,19 +46,32 @@ class EncodingBatch(VideoBatch):
 class Requests(TypedDict):
     """What a predict data loader yields: clips to generate, all of one length.
 
-    ``condition`` holds a class name or a text per clip; ``seed`` a seed per clip; ``name`` a file stem per clip; ``frames`` the number
-    of video frames to make, those of the prefix included; ``height``, ``width`` (pixels) and ``fps`` the size of the result.
-    ``prefix`` is ``(B, 3, P, H, W)`` uint8: frames to continue from.
+    ``condition`` holds a class name or a text per clip; ``then`` per clip the conditions that replace it later on, each with its second,
+    in order; ``seed`` a seed per clip; ``name`` a file stem per clip, with a folder before it or without ("scene/alley-0"); ``frames`` the
+    number of video frames to make, those of the prefix included; ``height``, ``width`` (pixels) and ``fps`` the size of the result.
+    ``asked`` says per clip, in plain values, all that decides what it becomes besides the model and how that samples. ``prefix`` is
+    ``(B, 3, P, H, W)`` uint8: frames to continue from.
     """
 
     condition: list[str]
+    then: list[list[tuple[float, str]]]
     seed: list[int]
     name: list[str]
+    asked: list[dict[str, Any]]
     frames: int
     height: int
     width: int
     fps: float
     prefix: NotRequired[Tensor]
+
+
+@runtime_checkable
+class KeepsClips(Protocol):
+    """A callback that keeps clips of earlier runs."""
+
+    def has_clip(self, name: str, asked: dict[str, Any]) -> bool:
+        """Whether the clip of that name is there, made by the same weights in the same way from the same ``asked`` of :class:`Requests`."""
+        ...
 
 
 class FileChunk(TypedDict):

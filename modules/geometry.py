@@ -115,6 +115,11 @@ class Layout:
         if self.frames < 1:
             raise ValueError(f"a layout needs at least one latent frame, got {self.frames}")
 
+    @classmethod
+    def of(cls, latent: Tensor) -> Layout:
+        """The layout of latents ``(B, d, t, h, w)``."""
+        return cls(Pyramid.of(*latent.shape[3:]), latent.shape[2])
+
     @property
     def tokens(self) -> int:
         return self.frames * self.pyramid.tokens

@@ -80,7 +80,7 @@ class LitTokenizer(LightningModule):
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(f"the tokenizer runs in {' or '.join(PRECISIONS)}, not {self.trainer.precision}: half weights change bits")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if hasattr(data, "check_tokenizer"):
+        if getattr(data, "encoded", False):
             raise ValueError(f"a tokenizer needs video, and {type(data).__name__} has latents")
         if stage == "predict":
             writers = [each for each in self.trainer.callbacks if isinstance(each, BasePredictionWriter)]  # type: ignore[attr-defined]
@@ -90,9 +90,10 @@ class LitTokenizer(LightningModule):
                     "or it encodes clips for training: add -c configs/encode_latents.yaml"
                 )
             return
-        layout = self.tokenizer.layout(data.clip)
-        scores = (self.tokenizer.shape.temporal_factor, layout.pyramid.scales, self.tokenizer.bits)
-        self.training_scores, self.scores = ReconstructionScores(*scores), ReconstructionScores(*scores)
+        # Held-out clips are all of one size; those of training may not be.
+        self.scores = self._new_scores(self.tokenizer.layout(data.clip).pyramid.scales)
+        for clip in data.train_clips if stage == "fit" else ():
+            self.tokenizer.layout(clip)
         strategy = self.trainer.strategy
         turns = stage == "fit" and self.adversary is not None
         if turns and isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
@@ -127,7 +128,11 @@ class LitTokenizer(LightningModule):
 
     def test_step(self, batch: VideoBatch, batch_index: int) -> dict[str, Any]:
         """Returns ``videos`` for the report: the clips as they are and reconstructed, uint8."""
-        return {"videos": {"real": to_uint8(batch["video"]), "reconstructed": self._measure(batch)}}
+        video = self._measure(batch)
+        if self.perceptual is not None:
+            lpips = self.perceptual(to_unit(video), to_unit(batch["video"]))
+            self.log("test/lpips_vgg", lpips, batch_size=len(video), sync_dist=True)
+        return {"videos": {"real": to_uint8(batch["video"]), "reconstructed": video}}
 
     def predict_step(self, batch: FileChunk | EncodingBatch, batch_index: int) -> dict[str, Tensor]:
         """Of clips, their ``latent`` ``(B, d, t, h, w)``; of a file, the frames that are complete by now.
@@ -143,7 +148,11 @@ class LitTokenizer(LightningModule):
 
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Clips before and after the bits, uint8 ``(B, 3, T, H, W)``."""
-        return {"real": to_uint8(batch["video"]), "reconstructed": self._reconstruct(batch)[0]}
+        return {"real": to_uint8(batch["video"]), "reconstructed": self.reconstruct(batch)}
+
+    def reconstruct(self, batch: VideoBatch) -> Tensor:
+        """The clips of a batch through the bits, uint8."""
+        return self._reconstruct(batch)[0]
 
     def configure_optimizers(self) -> list[dict[str, Any]]:
         """The tokenizer's optimizer, then the critics' if there are any; each with its schedule."""
@@ -229,13 +238,17 @@ class LitTokenizer(LightningModule):
     def _score_training(self, video: Tensor, result: Reconstruction) -> None:
         """Score the batch of a step that is logged."""
         if self._is_logged():
-            self.training_scores.update(to_uint8(result.video), to_uint8(video), result.quantized.bits, result.quantized.left)
-            self.log_dict({f"train/{name}": value for name, value in self.training_scores.collect().items()})
+            scores = self._new_scores(len(result.quantized.bits)).to(self.device)
+            scores.update(to_uint8(result.video), to_uint8(video), result.quantized.bits, result.quantized.left)
+            self.log_dict({f"train/{name}": value for name, value in scores.collect().items()})
 
     def _log_training(self, terms: dict[str, Tensor]) -> None:
         self.log("loss", terms["loss"], prog_bar=True, logger=False)
         skipped = {"skipped_steps": float(self.steps.skipped), "critics/skipped_steps": float(self.critic_steps.skipped)}
         self.log_dict({f"train/{name}": value for name, value in {**terms, **skipped}.items()})
+
+    def _new_scores(self, scales: int) -> ReconstructionScores:
+        return ReconstructionScores(self.tokenizer.shape.temporal_factor, scales, self.tokenizer.bits)
 
     def _is_logged(self) -> bool:
         """Whether Lightning hands what is logged in this step to the loggers."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,14 +27,17 @@ from modules.autoregression import (
     bit_loss,
     teach,
 )
+from modules.autoregression.generation import in_step
 from modules.batch import LatentBatch, Requests, VideoBatch
-from modules.geometry import Clip
+from modules.geometry import Clip, Layout
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
 from modules.pixels import to_uint8, to_unit
+from modules.sharding import shard
 from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import RandomFrameMask, VideoARTransformer
+from modules.transformer.precision import Numbers
 
 Batch = VideoBatch | LatentBatch
 
@@ -82,6 +87,11 @@ class LitVideoAR(LightningModule):
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.weights_source: str | None = None
 
+    def configure_model(self) -> None:
+        """Share the transformer out where the strategy does so; the frozen tokenizer stays whole on every device."""
+        if self.device_mesh is not None:
+            shard(self.transformer, self.device_mesh["data_parallel"])
+
     def setup(self, stage: str) -> None:
         """Check the data against the model, and learn what classes or words are called, before anything is read."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -89,13 +99,18 @@ class LitVideoAR(LightningModule):
             if not hasattr(data, "requests"):
                 raise ValueError(f"clips are made from prompts, which {type(data).__name__} does not have: add -c configs/sample.yaml")
             return
-        self.layout = self.tokenizer.layout(data.clip)
+        # Held-out clips are all of one size; those of training may not be.
+        self.scores, self.quality = BitScores(self.tokenizer.layout(data.clip), self.tokenizer.bits), FrameQuality()
         if self.weights_source is not None:
             self._check_latents(self.tokenizer.state_dict(), self.weights_source)
         self.generate.check_encoder(data.clip.frames)
         if stage == "fit":
+            for clip in data.train_clips:
+                self.tokenizer.layout(clip)
             self.transformer.condition.learn_names(data.class_names, data.captions)
-        self.scores, self.quality = BitScores(self.layout, self.tokenizer.bits), FrameQuality()
+            if data.changing and self.memory.clips:
+                rank_zero_info("training clips change from visit to visit, so no latents are kept in memory")
+                self.memory = LatentMemory()
 
     def on_fit_start(self) -> None:
         # Not in setup, where the trainer does not tell yet whether it goes on from a checkpoint.
@@ -119,9 +134,10 @@ class LitVideoAR(LightningModule):
         seed_step(self.global_rank, self.global_step, batch_index % self.trainer.accumulate_grad_batches)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        ids = self._dropped(self._ids(batch))
-        lesson = self._teach(batch, self._shown(ids))
-        logits = self.transformer(lesson.inputs, self.layout, ids, self._kept_frames(len(ids)), lesson.complete)
+        ids, latent = self._dropped(self._ids(batch)), self.encode(batch)
+        layout = Layout.of(latent)
+        lesson = self._teach(latent, self._shown(ids, layout))
+        logits = self.transformer(lesson.inputs, layout, ids, self._kept_frames(len(ids), layout), lesson.complete)
         loss = bit_loss(logits, lesson.targets)
         accuracy = ((logits > 0) == lesson.targets).float().mean()
         self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
@@ -139,34 +155,48 @@ class LitVideoAR(LightningModule):
         return {"videos": videos}
 
     def on_predict_start(self) -> None:
-        """Refuse what cannot be made before anything is made, with the place where it was asked for."""
+        """Refuse what cannot be made before anything is made, with the place where it was asked for; convert the weights."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for request in getattr(data, "requests", ()):
             try:
                 self.tokenizer.layout(replace(data.clip, frames=request.frames))
                 self.tokenizer.latent_frames(request.prefix_frames or 1, "a prefix")
-                self.transformer.condition.of_texts([request.condition])
+                self._ids_of([request.condition, *(text for _, text in request.then)], request.place)
                 self.generate.check_encoder(request.frames, request.prefix is not None)
             except ValueError as error:
                 raise ValueError(f"{request.place}: {error}") from error
+        self.transformer.hold(self.numbers)
+        rank_zero_info(f"The transformer makes videos in {self.numbers}")
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """In what ``predict`` holds the transformer; found out once, as it may take a measurement."""
+        return self.transformer.numbers()
 
     def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:
         """Make the clips asked for: ``video`` ``(B, 3, frames, height, width)`` uint8."""
-        ids = self.transformer.condition.of_texts(batch["condition"]).to(self.device)
+        ids = self._ids_of(batch["condition"])
         prefix = to_unit(batch["prefix"]) if "prefix" in batch else None
         clip = Clip(batch["frames"], batch["height"], batch["width"], batch["fps"])
-        return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix))}
+        changes = [(frame, self._ids_of(texts)) for frame, texts in in_step(batch["condition"], batch["then"], clip.fps)]
+        return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix, changes))}
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8.
 
         Of clips that were encoded beforehand the first is missing.
         """
-        videos = {"real": to_uint8(batch["video"])} if "video" in batch else {}
-        videos["reconstructed"] = reconstructed = to_uint8(self.tokenizer.decode(self.tokenizer.quantize(self.encode(batch)).latent))
-        clip = Clip(*reconstructed.shape[2:])
-        videos["generated"] = to_uint8(self.generate(self._ids(batch), clip, batch["index"].tolist()))
-        return videos
+        real = {"real": to_uint8(batch["video"])} if "video" in batch else {}
+        return {**real, "reconstructed": self.reconstruct(batch), "generated": self.make(batch)}
+
+    def reconstruct(self, batch: Batch) -> Tensor:
+        """The clips of a batch through the tokenizer, uint8."""
+        return to_uint8(self.tokenizer.decode(self.tokenizer.quantize(self.encode(batch)).latent))
+
+    def make(self, batch: Batch, frames: int | None = None) -> Tensor:
+        """Clips for the conditions of a batch, uint8; seeds are the clips' numbers, the length is the batch's if not given."""
+        clip = self.tokenizer.clip_of(batch["latent"]) if "latent" in batch else Clip(*batch["video"].shape[2:])
+        return to_uint8(self.generate(self._ids(batch), replace(clip, frames=frames or clip.frames), batch["index"].tolist()))
 
     def encode(self, batch: Batch) -> Tensor:
         """Continuous latents ``(B, d, t, h, w)``: a batch's own, or encoded; in training, those of clips met before come from memory."""
@@ -183,12 +213,19 @@ class LitVideoAR(LightningModule):
     def sampling_settings(self) -> dict[str, Any]:
         """How videos are made, as plain values for manifests and reports."""
         sampler = self.generate.sampler
+        predicts = self.trainer.state.fn == "predict"
         return {
             "guidance": asdict(sampler.guidance),
             "temperature": sampler.temperature,
             "top_p": sampler.top_p,
             "extension": self.generate.extension.settings(),
+            "precision": f"{self.trainer.precision}, {self.numbers}" if predicts else str(self.trainer.precision),
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Averaged weights, which callbacks have put in by now, were copied before the names of the condition were learned."""
+        names = {name: value for name, value in self.state_dict().items() if name.endswith("_extra_state")}
+        checkpoint["state_dict"] |= names
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer(decay_groups(self.transformer))
@@ -197,39 +234,48 @@ class LitVideoAR(LightningModule):
 
     def _check_latents(self, weights: Mapping[str, Tensor], source: str | None) -> None:
         """Raise ``ValueError`` if the data has latents that were not made by the tokenizer with these weights."""
-        check = getattr(self.trainer.datamodule, "check_tokenizer", None)  # type: ignore[attr-defined]
-        if check is not None:
-            check(self.tokenizer.identity(weights), source)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "encoded", False):
+            data.check_tokenizer(self.tokenizer.identity(weights), source)
 
-    def _shown(self, ids: Tensor) -> Shows:
+    def _shown(self, ids: Tensor, layout: Layout) -> Shows:
         """What a training batch shows the model: true bits, some of them flipped, or samples of its own."""
-        if self.rollout is None or self.layout.frames == 1:
+        if self.rollout is None or layout.frames == 1:
             return self.corruption
         due = self.rollout.due(self.global_step)
         self.log("train/rollout", float(due))
-        return self.rollout.begin(self.transformer, ids, self.layout) if due else self.corruption
+        return self.rollout.begin(self.transformer, ids, layout) if due else self.corruption
 
-    def _teach(self, batch: Batch, shows: Shows) -> Lesson:
-        return teach(self.encode(batch), shows, self.layout.pyramid, self.transformer.resize)
+    def _teach(self, latent: Tensor, shows: Shows) -> Lesson:
+        return teach(latent, shows, Layout.of(latent).pyramid, self.transformer.resize)
 
     def _ids(self, batch: Batch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""
         return self.transformer.condition.of_batch(batch["label"], batch["caption"])
+
+    def _ids_of(self, texts: Sequence[str], place: str | None = None) -> Tensor:
+        """Condition ids ``(B, P)`` of what a user typed. Warnings, which a place says once and for all, begin with it."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            ids = self.transformer.condition.of_texts(texts).to(self.device)
+        for warning in said if place else ():
+            rank_zero_warn(f"{place}: {warning.message}")
+        return ids
 
     def _dropped(self, ids: Tensor) -> Tensor:
         """Ids with some clips' conditions replaced by "no condition"."""
         drop = torch.rand(len(ids), 1, device=ids.device) < self.condition_dropout
         return torch.where(drop, -1, ids)
 
-    def _kept_frames(self, clips: int) -> Tensor | None:
-        return None if self.frame_mask is None else self.frame_mask.draw(clips, self.layout.frames, self.device)
+    def _kept_frames(self, clips: int, layout: Layout) -> Tensor | None:
+        return None if self.frame_mask is None else self.frame_mask.draw(clips, layout.frames, self.device)
 
     @torch.no_grad()
     def _score(self, batch: Batch, stage: str) -> None:
         """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
-        lesson = self._teach(batch, BitCorruption())
-        ids = self._ids(batch)
-        logits = self.transformer(lesson.inputs, self.layout, ids, complete=lesson.complete)
+        ids, latent = self._ids(batch), self.encode(batch)
+        lesson = self._teach(latent, BitCorruption())
+        logits = self.transformer(lesson.inputs, Layout.of(latent), ids, complete=lesson.complete)
         self.scores.update(logits, lesson.targets)
         self.log(f"{stage}/loss", bit_loss(logits, lesson.targets), batch_size=len(ids), prog_bar=True, sync_dist=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import ArgumentError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +12,34 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from modules.exported import read_about
 from modules.geometry import Clip
 from modules.lit_videoar import LitVideoAR
 from modules.mistakes import mistake
+from modules.transformer.precision import Precision
 from modules.videoar import VideoAR
 from modules.weights import load_weights
 
 CONFIG = "fit.yaml"
 
+# What only training needs, whose classes may not be there any more.
+TRAINING = {"corruption", "frame_mask", "rollout", "memory", "optimizer"}
 
-def load(path: str | Path, device: str = "cpu") -> VideoAR:
-    """The autoregressive model of a run of ``train.py fit``, with its tokenizer, ready to make videos.
+log = logging.getLogger(__name__)
 
-    The run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. The weights are read
-    without running any code of theirs.
+
+def load(path: str | Path, device: str = "cpu", precision: Precision = "float32", graphs: bool = False) -> VideoAR:
+    """The autoregressive model of a run of ``train.py fit`` or of ``modules.export``, with its tokenizer, ready to make videos.
+
+    A run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. An exported JSON cannot
+    name any but ours. Weights are read without running any code of theirs.
 
     Args:
-        path: The run's folder, or a checkpoint in it.
+        path: The run's folder, a checkpoint in it, or exported weights.
         device: Where the model goes.
+        precision: Numbers that hold the transformer's weights: "bfloat16"; "auto", which is bfloat16 on CUDA, and on a CPU where a product
+            takes less time in it; or "int8", 8 bits for the weights of the blocks and "auto" for the rest. The log says what was taken.
+        graphs: Whether videos are made by CUDA graphs where the device is CUDA. Never run on a GPU so far.
 
     Raises:
         FileNotFoundError: If there is no checkpoint, or no ``fit.yaml`` in its folder or one above it.
@@ -39,13 +51,23 @@ def load(path: str | Path, device: str = "cpu") -> VideoAR:
     report = load_weights(model, checkpoint)
     if report.initialised:
         raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
+    if report.unused:
+        raise ValueError(
+            f"{checkpoint} is of another architecture: the model has no {report.unused[0]} ({len(report.unused)} such tensors)"
+        )
     nn.Module.to(model, device)
     model.eval().requires_grad_(False)
+    transformer = model.transformer
+    transformer.execution = replace(transformer.execution, precision=precision, graphs=graphs)
+    numbers = transformer.numbers()
+    transformer.hold(numbers)
+    log.info("%s makes videos in %s", checkpoint, numbers)
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
 
 
-def build(config: dict[str, Any], checkpoint: Path) -> LitVideoAR:
-    """The model as its run had it, with random weights."""
+def build(config: dict[str, Any], checkpoint: Path | str) -> LitVideoAR:
+    """The model as its run had it, with random weights, and without what only training needs."""
+    config = config | {"init_args": {name: value for name, value in config["init_args"].items() if name not in TRAINING}}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LitVideoAR, "model", required=True)
     try:
@@ -63,7 +85,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
-    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above."""
+    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above; for exported weights, their JSON."""
+    if checkpoint.suffix == ".safetensors":
+        about = read_about(checkpoint)
+        return {"model": about["model"], "data": {"init_args": {"clip": about["clip"]}}}
     folders = (checkpoint.parent, checkpoint.parent.parent)
     path = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
     if path is None:

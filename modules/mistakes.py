@@ -7,10 +7,18 @@ import traceback
 from argparse import ArgumentError
 from collections.abc import Iterator
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 # Packages whose ValueErrors speak of what a user gave them; train.py runs under two names.
 SPEAKING = {"modules", "datamodules", "callbacks", "lightning", "train", "__main__"}
+
+
+OUT_OF_MEMORY = (
+    "out of memory. Smaller steps: --data.batch_size, with --trainer.accumulate_grad_batches for the same sum; "
+    "--model.transformer.execution.recompute true keeps less for the backward pass; -c configs/trainer/bf16.yaml halves what is kept; "
+    "-c configs/trainer/fsdp.yaml shares weights and optimizer among devices. python -m modules.plan says what each of them saves"
+)
 
 
 def mistake(error: BaseException) -> str | None:
@@ -21,6 +29,8 @@ def mistake(error: BaseException) -> str | None:
         keys = [found[1] for wrapper in chain if (found := re.match(r'Parser key "([^"]+)"', str(wrapper)))]
         place = ".".join(dict.fromkeys(keys))
         return f"{place}: {text}" if place else text
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return OUT_OF_MEMORY
     if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
         return f"the checkpoint is of another architecture: {' '.join(str(error).splitlines()[1].split())}"
     clear = package_of(chain[-1]) in SPEAKING and isinstance(chain[-1], ValueError | FileNotFoundError | MisconfigurationException)

@@ -1,12 +1,20 @@
-"""Opening a file of tensors that somebody else may have made."""
+"""Opening a file of tensors that somebody else may have made, and writing one that tells when it was changed."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
+
+CHECKSUM = "sha256"
 
 
 def open_tensors(path: str | Path) -> dict[str, Any]:
@@ -17,15 +25,61 @@ def open_tensors(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as one.
+        ValueError: If it cannot be read as one, or was changed since :func:`save_tensors` wrote it.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content, checksum = safetensors.torch.load_file(path), labels(path).get(CHECKSUM)
+        else:
+            content, checksum = torch.load(path, map_location="cpu", weights_only=True), None
     except Exception as error:  # pickle, zip and safetensors each have their own ways to fail
-        raise ValueError(f"{path} is not a readable file of weights: neither a checkpoint nor safetensors") from error
+        raise unreadable(path) from error
+    if checksum is not None and checksum != digest(content):
+        raise ValueError(f"{path} is damaged: its tensors do not have the checksum that it was written with")
     return content if isinstance(content, dict) else {}
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """Write a whole safetensors file, never a part of one; returns the checksum that it carries."""
+    checksum = digest(tensors)
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(content, unfinished, labels_of(checksum))
+        os.umask(hidden := os.umask(0))
+        unfinished.chmod(0o666 & ~hidden)  # the library lets nobody else read
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return checksum
+
+
+def labels_of(checksum: str) -> dict[str, str]:
+    """What is written beside the tensors of a file with this checksum."""
+    return {"format": "pt", CHECKSUM: checksum}
+
+
+def labels(path: Path) -> dict[str, str]:
+    """What is written beside the tensors of a safetensors file; ``ValueError`` if it is none."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except Exception as error:  # safetensors has its own type
+        raise unreadable(path) from error
+
+
+def unreadable(path: Path) -> ValueError:
+    return ValueError(f"{path} is not a readable file of weights: neither a checkpoint nor safetensors")
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, of names, types, shapes and values; the order does not count."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().cpu().contiguous()
+        whole.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        whole.update(value.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return whole.hexdigest()

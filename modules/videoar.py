@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -42,7 +43,8 @@ class VideoAR:
             condition: A class name or a text, or several.
             frames: Length of the result, ``1 + 4 n``; that of the training clips if not given.
             seed: Video ``n`` gets ``seed + n``, and is the same whatever else is made with it.
-            prefix: ``(3, F, H, W)`` or ``(B, 3, F, H, W)`` uint8, frames to continue; :func:`datamodules.reader.read_clip` reads such.
+            prefix: ``(3, F, H, W)`` or ``(B, 3, F, H, W)`` uint8, frames to continue; :func:`datamodules.reader.read_clip` reads such, and
+                scales and cuts them to the size that the model was trained on.
             then: Conditions that replace the first ones later on, each with its second.
 
         Returns:
@@ -94,7 +96,13 @@ class VideoAR:
 
     def _size(self, given: Tensor | None) -> Clip:
         """That of the prefix, if there is one."""
-        return self.clip if given is None else replace(self.clip, height=given.shape[3], width=given.shape[4])
+        if given is None:
+            return self.clip
+        clip = replace(self.clip, height=given.shape[3], width=given.shape[4])
+        if clip != self.clip:
+            sizes = [f"{size.height} x {size.width}" for size in (clip, self.clip)]
+            warnings.warn(f"a prefix of {sizes[0]} pixels makes a video of that size; the model was trained on {sizes[1]}", stacklevel=3)
+        return clip
 
     @staticmethod
     def _seeds(seed: int, ids: Tensor) -> list[int]:

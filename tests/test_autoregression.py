@@ -157,6 +157,16 @@ def test_guidance_of_one_is_no_guidance_and_more_changes_something(transformer: 
     assert not torch.equal(plain, sample(transformer, Sampler(Guidance(4.0, 4.0, 4.0, 4.0)), [0, 4], [1, 2]))
 
 
+def test_where_a_guided_run_has_strength_1_its_bits_are_those_of_no_guidance(transformer: VideoARTransformer) -> None:
+    """The paper's setting begins so: its very first block is unguided, and everything after it is not."""
+    ids, bits = transformer.condition.of_batch(torch.tensor([0, 4]), []), []
+    for guidance in (Guidance(), NO_GUIDANCE):
+        first = next(Sampler(guidance).frames(transformer, ids, LAYOUT, generators(1, 2)))
+        bits.append(first.bits)
+    same = [torch.equal(guided, plain) for guided, plain in zip(*bits, strict=True)]
+    assert same[0] and not all(same)
+
+
 def test_guidance_has_the_papers_corners() -> None:
     ucf = Guidance()
     assert [ucf.strength(0, 0), ucf.strength(1, 0), ucf.strength(0, 1), ucf.strength(1, 1), ucf.strength(0.5, 0)] == [1, 5, 10, 10, 3]

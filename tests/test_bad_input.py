@@ -18,7 +18,14 @@ from modules.geometry import Clip
 from train import main, mistake
 
 # All that a run may leave behind that was refused: what it was asked to do, which is written whole.
-RECORDS = {"fit.yaml", "predict.yaml", "hparams.yaml"}
+RECORDS = {
+    "fit.yaml",
+    "predict.yaml",
+    "fit.environment.json",
+    "predict.environment.json",
+    "hparams.yaml",
+    "broken_files.jsonl",
+}
 
 
 class Inputs:

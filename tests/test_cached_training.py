@@ -9,7 +9,8 @@ import torch
 from latent_runs import CACHED, ENCODE, Made, encode, files, losses, make
 from toy_runs import CONFIGS, compose, run, weights
 
-from datamodules import CachedLatents, MovingDigits
+from datamodules import CachedLatents, Mixture, MovingDigits
+from datamodules.base import Beginning
 from modules.geometry import Clip
 from modules.tokenizer import encoder
 
@@ -42,6 +43,26 @@ def test_shorter_clips_are_cut_from_longer_ones(made: Made, tmp_path: Path) -> N
         cached = CachedLatents(Clip(frames, 16, 16), folder=str(latents))
         expected = tokenizer.eval().encode_for_tokens(video[:, :, :frames])[0]
         torch.testing.assert_close(cached.dataset("train")[2]["latent"], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_clips_may_grow_and_be_mixed_with_videos(made: Made, tmp_path: Path) -> None:
+    """The batches are those of the clips themselves in the same mixture; latents of another tokenizer are found in it too."""
+    clip, until = Clip(5, 16, 16), {6: Beginning(frames=1, batch_size=2)}
+    whole = {name: MovingDigits(clip, clips=16, held_out=4, batch_size=4, until=until) for name in ("a", "b")}
+    cached = {**whole, "a": CachedLatents(clip, folder=str(made.latents), batch_size=4, until=until)}
+    seen = []
+    for parts in (whole, cached):
+        data = Mixture(parts, {"a": 2, "b": 1}, "a")
+        data.setup("fit")
+        loader = data.train_dataloader()
+        batches = [batch for _ in range(2) for batch in loader]
+        seen.append([batch["index"].tolist() for batch in batches])
+    assert seen[0] == seen[1]
+    assert {batch["latent"].shape[2] for batch in batches if "latent" in batch} == {1, 2}
+    assert {batch["video"].shape[2] for batch in batches if "video" in batch} == {1, 5}
+    other = {**data.parts["a"].plan.tokenizer, "encoder": "other"}
+    with pytest.raises(ValueError, match=r"has latents of tokenizer .*, but the model has tokenizer .*encoder other"):
+        data.check_tokenizer(other, "other.ckpt")
 
 
 @pytest.mark.parametrize("clip", [Clip(9, 16, 16), Clip(4, 16, 16), Clip(5, 32, 16), Clip(5, 16, 16, 4)])

@@ -168,7 +168,9 @@ def test_resumed_schedule_equals_the_whole_one(tmp_path: Path) -> None:
 
 def requests(names: list[str], seed: int = 7) -> DataLoader:
     conditions, seeds = [f"a {name}" for name in names], [seed] * len(names)
-    batch = Requests(condition=conditions, seed=seeds, name=names, frames=5, height=16, width=16, fps=8.0)
+    asked = [{"condition": condition, "seed": seed} for condition in conditions]
+    size = {"frames": 5, "height": 16, "width": 16, "fps": 8.0}
+    batch = Requests(condition=conditions, then=[[]] * len(names), seed=seeds, name=names, asked=asked, **size)
     batch["prefix"] = torch.zeros(len(names), 3, 1, 16, 16, dtype=torch.uint8)
     return DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
 
@@ -187,14 +189,12 @@ def test_written_videos_and_their_manifest(tmp_path: Path) -> None:
     assert [line["file"] for line in lines] == ["one.mp4", "two.-0.mp4"]
     assert lines[0] == {
         "file": "one.mp4",
-        "preview": "one.webp",
+        "others": ["one.webp"],
         "condition": "a one",
         "seed": 7,
-        "frames": 5,
-        "fps": 8.0,
-        "prefix_frames": 1,
         "settings": {"temperature": 0.5},
         "checkpoint": "start.safetensors",
+        "weights": None,
     }
     names = {path.name for path in (tmp_path / "clips").iterdir()}
     assert names == {"one.mp4", "one.webp", "two.-0.mp4", "two.-0.webp", "manifest.jsonl", "contact_sheet.png"}
@@ -203,8 +203,9 @@ def test_written_videos_and_their_manifest(tmp_path: Path) -> None:
     assert {line["file"]: line["seed"] for line in again} == {"one.mp4": 7, "two.-0.mp4": 9, "three.mp4": 9}
     assert len(again) == 3
 
-    with pytest.raises(ValueError, match="'../four'"):
-        predict(requests(["../four"]))
+    for name in ("../four", "/four", "", "."):
+        with pytest.raises(ValueError, match=f"within the folder, got {name!r}"):
+            predict(requests([name]))
 
 
 def test_manifests_of_several_processes_are_joined(tmp_path: Path) -> None:

@@ -26,8 +26,10 @@ from modules.features import EncoderIdentity, FeatureCache, write_cache
 from train import VideoARCLI, main
 
 TASKS = {"tokenizer": modules.LitTokenizer, "videoar": modules.LitVideoAR}
-FILES = sorted(file.relative_to(CONFIGS) for file in CONFIGS.rglob("*.yaml"))
-SOURCES = {"datamodules.Prompts": {"sampler"}, "datamodules.VideoFiles": {"loss"}}
+# Protocols are no part of a run but of an evaluation (test_results.py).
+FILES = sorted(file.relative_to(CONFIGS) for file in CONFIGS.rglob("*.yaml") if file.parent.name != "protocol")
+PROMPTS = ("datamodules.Prompts", "datamodules.VBenchPrompts", "datamodules.VBenchImagePrompts")
+SOURCES = {**{name: {"sampler"} for name in PROMPTS}, "datamodules.VideoFiles": {"loss"}}
 OPTIONS = {"VideoTokenizer": "--model.tokenizer", "VideoARTransformer": "--model.transformer"}
 
 
@@ -84,7 +86,8 @@ def composed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         with torch.device("meta"):
             cli = main([*args, "--trainer.default_root_dir", str(tmp_path), *HARDWARE.values()])
         if hasattr(cli.datamodule, "clip"):
-            cli.model.tokenizer.layout(cli.datamodule.clip)
+            for clip in [cli.datamodule.clip, *getattr(cli.datamodule, "train_clips", [])]:
+                cli.model.tokenizer.layout(clip)
         return cli
 
     return compose

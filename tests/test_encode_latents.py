@@ -13,7 +13,8 @@ from latent_runs import ENCODE, Made, encode, files, make
 from toy_runs import ROOT, arguments, compose, weights
 
 from callbacks import write_latents
-from datamodules import CachedLatents, MovingDigits, shards
+from datamodules import CachedLatents, ClipDataModule, FreshViews, Mixture, MovingDigits, VideoBuckets, VideoFolder, shards
+from datamodules.base import Beginning
 from modules.geometry import Clip
 from modules.latents import LatentCache, plan
 from modules.tokenizer import VideoTokenizer
@@ -95,6 +96,25 @@ def test_every_process_makes_shards_of_its_own(monkeypatch: pytest.MonkeyPatch) 
         seen += [batch["shard"].name for batch in batches]
         assert all(batch["index"].tolist() == [*range(batch["shard"].first, batch["shard"].first + 3)] for batch in batches)
     assert sorted(seen) == sorted(shard.name for shard in names if shard.name != "train/3")
+
+
+CLIP = Clip(5, 16, 16)
+PARTS = {"a": MovingDigits(CLIP), "b": MovingDigits(CLIP)}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (MovingDigits(CLIP, until={3: Beginning(frames=1)}), r"and some have frames 1, height 16, width 16, fps 8: encode every size in a"),
+        (Mixture(PARTS, {"a": 1, "b": 2}, "a"), r"encode the parts a, b one by one, each in a folder of its own"),
+        (VideoBuckets(CLIP, manifest="none.jsonl", sizes=[(16, 16), (16, 32)]), r"and some have frames 5, height 16, width 32"),
+        (VideoFolder(CLIP, manifest="none.jsonl", views=FreshViews()), r"change from visit to visit .* leave datamodules\.FreshViews out"),
+    ],
+    ids=["growth", "mixture", "buckets", "fresh"],
+)
+def test_clips_that_latents_cannot_stand_for_are_refused(data: ClipDataModule, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.predict_dataloader()
 
 
 @pytest.mark.slow

@@ -36,8 +36,8 @@ def make_condition(cache: str, length: int = 6) -> FeatureCondition:
     return shaken(FeatureCondition(16, cache, length))
 
 
-def make_transformer(cache: str) -> VideoARTransformer:
-    return shaken(VideoARTransformer(8, lambda width: FeatureCondition(width, cache, 6), width=48, layers=2, heads=2)).eval()
+def make_transformer(cache: str, **settings: object) -> VideoARTransformer:
+    return shaken(VideoARTransformer(8, lambda width: FeatureCondition(width, cache, 6), width=48, layers=2, heads=2, **settings)).eval()
 
 
 @pytest.mark.parametrize("width", [12, 7])
@@ -168,19 +168,21 @@ def test_a_file_of_weights_with_another_encoder_is_refused(cache: str, tmp_path:
         load_weights(torch.nn.ModuleDict({"transformer": make_transformer(other)}), tmp_path / "trained.ckpt")
 
 
-def test_block_by_block_logits_equal_the_full_pass(cache: str) -> None:
-    transformer = make_transformer(cache)
+@pytest.mark.parametrize("settings", [{}, {"window": 1}, {"history": "last_scale"}, {"history": "last_scale", "window": 1}], ids=str)
+def test_block_by_block_logits_equal_the_full_pass(cache: str, settings: dict) -> None:
+    transformer = make_transformer(cache, **settings)
     inputs, ids = torch.randn(3, LAYOUT.tokens, 8), transformer.condition.of_texts(["a cat", TEXTS[1], ""])
+    complete = torch.randn(3, LAYOUT.frames, 8, 3, 4)
     with torch.no_grad():
-        full = transformer(inputs, LAYOUT, ids)
+        full = transformer(inputs, LAYOUT, ids, complete=complete)
         decoding = transformer.begin(transformer.condition(ids), LAYOUT)
         logits = []
         for frame in range(LAYOUT.frames):
             for scale in range(LAYOUT.pyramid.scales):
                 logits.append(transformer.step(inputs[:, LAYOUT.block(frame, scale)], scale, decoding))
-            transformer.remember(inputs[:, :0], decoding)
+            transformer.remember(complete[:, frame].flatten(2).transpose(1, 2), decoding)
         stepped = torch.cat(logits, dim=1)
-        assert (full - transformer(inputs, LAYOUT, ids.roll(1, 0))).abs().amax() > 1e-2
+        assert (full - transformer(inputs, LAYOUT, ids.roll(1, 0), complete=complete)).abs().amax() > 1e-2
     torch.testing.assert_close(stepped, full, rtol=0, atol=1e-4)
 
 

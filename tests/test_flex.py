@@ -88,12 +88,12 @@ def test_logits_without_the_dense_mask_are_the_same(settings: dict) -> None:
             torch.testing.assert_close(flex(**given, kept_frames=kept), reference(**given, kept_frames=kept), rtol=0, atol=1e-4)
 
 
-def test_only_cuda_with_gradients_is_automatic() -> None:
-    automatic = Execution("auto")
-    assert automatic.flex(torch.device("cuda")) and not automatic.flex(CPU)
+def test_only_long_sequences_on_cuda_with_gradients_are_automatic() -> None:
+    automatic, cuda, paper = Execution("auto"), torch.device("cuda"), 17 * 2628
+    assert automatic.flex(cuda, paper) and not automatic.flex(CPU, paper) and not automatic.flex(cuda, 5 * 130)
     with torch.no_grad():
-        assert not automatic.flex(torch.device("cuda")) and FLEX.flex(CPU)
-    assert not DENSE.flex(torch.device("cuda"))
+        assert not automatic.flex(cuda, paper) and FLEX.flex(CPU, 5 * 130)
+    assert not DENSE.flex(cuda, paper)
 
 
 @pytest.mark.gpu

@@ -58,11 +58,11 @@ def test_a_stream_hands_out_frames_as_soon_as_a_latent_frame_is_there(transforme
 
 
 @pytest.mark.parametrize("history", ["all_scales", "last_scale"])
-@pytest.mark.parametrize("sink", [False, True])
-def test_ten_times_the_trained_length_in_constant_memory(tokenizer: VideoTokenizer, history: str, sink: bool) -> None:
+@pytest.mark.parametrize("extension", EXTENSIONS, ids=name_of)
+def test_ten_times_the_trained_length_in_constant_memory(tokenizer: VideoTokenizer, history: str, extension: Extension) -> None:
     """All that a run keeps, weighed after one window and after ten."""
     transformer = shaken(make_transformer(history=history)).eval()
-    generate, weights = make(transformer, tokenizer, TokenKeeping(9, sink)), []
+    generate, weights = make(transformer, tokenizer, extension), []
     stream = generate.stream(of_classes(transformer, 3), Clip(1, 16, 16), [0])
     for number, _ in zip(range(30), stream, strict=False):
         if number in (4, 29):

@@ -49,10 +49,11 @@ def test_mp4_pads_odd_sizes(tmp_path: Path) -> None:
     assert (read[..., :31, :45].float() - video.float()).abs().mean() < 3.0
 
 
-def test_preview_is_lossless_and_magnified(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["webp", "gif"])
+def test_preview_of_few_colours_is_lossless_and_magnified(tmp_path: Path, kind: str) -> None:
     video = moving_square()
-    write_preview(tmp_path / "clip.webp", video, fps=30.0, magnify=3)
-    with Image.open(tmp_path / "clip.webp") as animation:
+    write_preview(tmp_path / f"clip.{kind}", video, fps=30.0, magnify=3)
+    with Image.open(tmp_path / f"clip.{kind}") as animation:
         assert (animation.n_frames, animation.size, animation.info["loop"]) == (9, (144, 96), 0)
         times = []
         for frame in range(9):
@@ -99,6 +100,8 @@ def test_refusals(tmp_path: Path) -> None:
         write_preview(tmp_path / "clip.webp", video, -1)
     with pytest.raises(ValueError, match="magnify must be at least 1, got 0"):
         write_preview(tmp_path / "clip.webp", video, 8.0, magnify=0)
+    with pytest.raises(ValueError, match=r"ends in \.webp or \.gif, got .*clip\.png"):
+        write_preview(tmp_path / "clip.png", video, 8.0)
     with pytest.raises(ValueError, match="2 clips and 1 captions"):
         contact_sheet([video, video], ["one"])
     assert not list(tmp_path.iterdir())

@@ -10,9 +10,10 @@ from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 from PIL import Image
 
-import datamodules.prompts
+import datamodules.requests
+from callbacks import write_mp4
 from datamodules import Prompts
-from datamodules.prompt_list import slug
+from datamodules.prompt_list import conditions_of, slug
 from modules.batch import Requests
 from modules.geometry import Clip
 
@@ -54,6 +55,40 @@ def test_a_text_file_has_a_condition_per_line(tmp_path):
     assert batches_of(Prompts(str(path), clip=CLIP))[0]["condition"] == ["keycap #", "a cat"]
 
 
+def test_a_table_has_named_columns_and_empty_cells(tmp_path, picture):
+    path = tmp_path / "prompts.csv"
+    path.write_text('\ufeffcondition, seed,prefix,frames\n"a cat, running",7\n\n  b ,,start.png,17\n"say ""hi""",,,\n')
+    first, second = batches_of(Prompts(str(path), clip=CLIP))
+    assert (first["condition"], first["seed"]) == (["a cat, running", 'say "hi"'], [7, 2])
+    assert (second["condition"], second["frames"], second["prefix"].shape[2]) == (["b"], 17, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("a cat\nb\n", r'prompts\.csv:1: the first line names the columns, one of which is "condition"; got a cat'),
+        ("condition,seed\na,b,c\n", r"prompts\.csv:2: 3 cells, but the first line names 2 columns"),
+        ("condition,sed\na,3\n", r"prompts\.csv:2: unknown 'sed'"),
+        ("condition,seed\na,b\n", r'prompts\.csv:2: "seed" must be a whole number, got "b"'),
+        ('condition,seed\n"a,3\n', r"prompts\.csv:2: not a line of a table"),
+        ("condition,seed\n,3\n", r'prompts\.csv:2: "condition" is missing'),
+        ("condition\n", "there are no prompts"),
+    ],
+)
+def test_wrong_tables_are_named(tmp_path, table, message):
+    (tmp_path / "prompts.csv").write_text(table)
+    with pytest.raises(ValueError, match=message):
+        Prompts(str(tmp_path / "prompts.csv"), clip=CLIP).setup("predict")
+
+
+def test_conditions_may_change(tmp_path):
+    path = write_prompts(tmp_path, {"condition": "a", "then": [[0.25, "b"], [1, "c"]]}, {"condition": "d"})
+    (batch,) = batches_of(Prompts(path, clip=CLIP))
+    assert batch["then"] == [[(0.25, "b"), (1.0, "c")], []]
+    assert batch["asked"][0]["then"] == [[0.25, "b"], [1.0, "c"]] and "then" not in batch["asked"][1]
+    assert conditions_of(path) == ["a", "b", "c", "d"]
+
+
 def test_samples_have_seeds_and_names_of_their_own(tmp_path):
     path = write_prompts(tmp_path, {"condition": "a"}, {"condition": "b", "seed": 100}, {"condition": "c", "name": "mine"})
     (batch,) = batches_of(Prompts(path, clip=CLIP, samples=2, seed=5))
@@ -90,7 +125,7 @@ def test_processes_share_the_batches(monkeypatch, world):
     prompts = Prompts([str(number) for number in range(7)], clip=CLIP, batch_size=2)
     shares = []
     for rank in range(world):
-        monkeypatch.setattr(datamodules.prompts, "place", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(datamodules.requests, "place", lambda rank=rank: (rank, world))
         shares.append([batch["condition"] for batch in batches_of(prompts)])
     assert sorted(condition for share in shares for batch in share for condition in batch) == [str(number) for number in range(7)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -115,10 +150,22 @@ def test_processes_share_the_batches(monkeypatch, world):
         ({"condition": "a", "prefix": "prompts.jsonl"}, "Invalid data"),
         ({"condition": "a", "prefix": "start.png", "prefix_frames": 2}, "a picture has one frame"),
         ({"condition": "a", "prefix": "start.png", "prefix_frames": 9}, "a prefix of 9 frames leaves nothing to generate in a clip of 9"),
+        (
+            {"condition": "a", "prefix": "short.mp4", "prefix_frames": 5},
+            r"short\.mp4: its frames end at 0\.375 s; asked for 0\.000 s to 0\.500 s",
+        ),
         ({"condition": "a", "prefix_frames": 2}, '"prefix_frames" is 2, but there is no prefix'),
+        ({"condition": "a", "then": "b"}, '"then" must be a list like .* above 0 and rising, got "b"'),
+        ({"condition": "a", "then": [["b", 1.0]]}, r'"then" must be a list like .* got \[\["b", 1.0\]\]'),
+        ({"condition": "a", "then": [[0, "b"]]}, r"above 0 and rising, got \[\[0,"),
+        ({"condition": "a", "then": [[0.5, "b"], [0.5, "c"]]}, "above 0 and rising"),
+        ({"condition": "a", "then": [[True, "b"]]}, "above 0 and rising"),
+        ({"condition": "a", "then": [[0.5, "b", "c"]]}, "above 0 and rising"),
+        ({"condition": "a", "then": [[2.0, "b"]]}, r'"then" changes the condition at 2 s, but the clip ends at 1\.125 s'),
     ],
 )
 def test_wrong_lines_are_named_in_setup(tmp_path, picture, line, message):
+    write_mp4(tmp_path / "short.mp4", torch.zeros(3, 3, 16, 24, dtype=torch.uint8), fps=8.0)
     path = write_prompts(tmp_path, {"condition": "fine", "name": "first"}, line)
     with pytest.raises(ValueError, match=rf"prompts\.jsonl:2: .*{message}"):
         Prompts(path, clip=CLIP).setup("predict")

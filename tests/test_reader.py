@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+import datamodules.frames
 from datamodules.reader import UnreadableVideo, probe, read_clip
-from datamodules.transforms import Framing
 from modules.geometry import Clip
 
 H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
@@ -185,22 +185,74 @@ def test_colours(tmp_path):
     assert found[:, 28, 4].max() <= 3
 
 
-def turn_clockwise(path: Path) -> None:
-    """Mark a video of 48 x 64 pixels as turned by 90 degrees, as phones do."""
+def turn_clockwise(path: Path, quarters: int = 1) -> None:
+    """Mark a video of 48 x 64 pixels as turned by 90 degrees or a multiple, as phones do."""
     content = bytearray(path.read_bytes())
-    # The matrix of the track header that turns a frame clockwise by 90 degrees.
-    matrix = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
+    # The matrix of the track header that turns a frame and moves it back into the picture.
+    sine, cosine = ((0, 1), (1, 0), (0, -1), (-1, 0))[quarters]
+    corner = ((0, 0), (48, 0), (64, 48), (0, 64))[quarters]
+    matrix = struct.pack(">9i", *(value << 16 for value in (cosine, sine, 0, -sine, cosine, 0, *corner)), 1 << 30)
     place = content.index(b"tkhd") + 44
     content[place : place + 36] = matrix
     path.write_bytes(content)
 
 
-def test_rotation_mark_of_a_phone(tmp_path):
+@pytest.mark.parametrize(("quarters", "bright", "dark"), [(1, (4, 24), (60, 24)), (2, (24, 60), (24, 4)), (3, (60, 24), (4, 24))])
+def test_rotation_mark_of_a_phone(tmp_path, quarters, bright, dark):
     path = write_video(tmp_path / "phone.mp4", [100] * 5)
-    turn_clockwise(path)
-    found = read_clip(path, Clip(5, 64, 48, 25.0))[0, 0].int()
-    # The bright left half is now the upper one.
-    assert abs(found[4, 24] - 140) <= 4 and abs(found[60, 24] - 100) <= 4
+    turn_clockwise(path, quarters)
+    size = (48, 64) if quarters == 2 else (64, 48)
+    found = read_clip(path, Clip(5, *size, 25.0))[0, 0].int()
+    # The bright left half is now the upper, the right, or the lower one.
+    assert abs(found[bright] - 140) <= 4 and abs(found[dark] - 100) <= 4
+
+
+@pytest.mark.parametrize(("codec", "pixels", "suffix"), [("ffv1", "yuva420p", "mkv"), ("qtrle", "argb", "mov"), ("png", "rgba", "mov")])
+def test_transparent_parts_of_a_video_turn_white(tmp_path, codec, pixels, suffix):
+    path = tmp_path / f"alpha.{suffix}"
+    picture = np.full((32, 32, 4), (200, 40, 90, 255), np.uint8)
+    picture[:, 16:, 3] = 0
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, pixels
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba")))
+        container.mux(stream.encode())
+    found = read_clip(path, Clip(1, 32, 32))[:, 0].int()
+    assert (found[:, 8, 4] - torch.tensor([200, 40, 90])).abs().max() <= 4 and found[:, 8, 28].min() >= 252
+
+
+@pytest.mark.parametrize("codec", ["mpeg2video", "libx264"])
+def test_an_interlaced_frame_shows_one_time_only(tmp_path, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"no {codec} here")
+    with av.open(str(tmp_path / "camera.mkv"), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"flags": "+ildct+ilme"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for level in LEVELS[:10]:
+            picture = np.full((48, 64, 3), level, np.uint8)
+            picture[1::2] += 100
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    found = read_clip(tmp_path / "camera.mkv", Clip(10, 48, 64, 25.0)).int()
+    assert (found.amax(dim=(0, 2, 3)) - torch.tensor(LEVELS[:10])).abs().max() <= 12
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
+def test_only_the_frames_around_a_clip_are_decoded(tmp_path, monkeypatch, suffix):
+    path = write_video(tmp_path / f"long.{suffix}", [100] * 1500, codec="mpeg4", size=(16, 16))
+    decoded, decode = [], datamodules.frames._decode
+
+    def counted(*arguments):
+        for shown in decode(*arguments):
+            decoded.append(shown.time)
+            yield shown
+
+    monkeypatch.setattr(datamodules.frames, "_decode", counted)
+    for start in (0.0, 29.3, 58.0):
+        decoded.clear()
+        read_clip(path, Clip(9, 16, 16, 8.0), start)
+        # A clip takes 26 frames; a keyframe comes every 10. Formats without an index look back by a second, and all for the first frame.
+        assert len(decoded) < 26 + 10 + 2 * 25 + 3, (start, len(decoded))
 
 
 def test_picture_is_a_clip_of_one_frame(tmp_path):
@@ -241,39 +293,3 @@ def test_damaged_picture(tmp_path):
     for name in ("half.png", "text.png"):
         with pytest.raises(UnreadableVideo, match=name):
             read_clip(tmp_path / name, Clip(1, 8, 8))
-
-
-def test_framing_cuts_the_longer_side():
-    ramp = torch.arange(100, dtype=torch.uint8).expand(3, 40, 100)
-    for across, first in ((0.0, 0), (0.5, 30), (1.0, 60)):
-        assert Framing(across=across)(ramp, 40, 40)[0, 0].tolist() == list(range(first, first + 40))
-    assert Framing(mirrored=True)(ramp, 40, 40)[0, 0].tolist() == list(range(69, 29, -1))
-    upright = Framing(down=1.0)(ramp.transpose(1, 2), 40, 40)
-    assert upright[0, :, 0].tolist() == list(range(60, 100))
-
-
-@pytest.mark.parametrize(("rows", "columns", "side"), [(128, 128, 64), (90, 160, 45), (50, 50, 77)])
-def test_resizing_is_that_of_pillow(rows, columns, side):
-    pixels = torch.randint(0, 256, (rows, columns, 3), dtype=torch.uint8)
-    width = side * columns // rows
-    expected = torch.from_numpy(np.array(Image.fromarray(pixels.numpy()).resize((width, side), Image.Resampling.BICUBIC)))
-    found = Framing()(pixels.permute(2, 0, 1), side, width).permute(1, 2, 0)
-    assert (found.int() - expected.int()).abs().max() <= 1
-
-
-def test_shrinking_averages():
-    stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(64).expand(3, 128, 128)
-    found = Framing()(stripes, 16, 16).float()
-    assert (found - 127.5).abs().max() < 12
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 200), (33, 32), (64, 64), (500, 3)])
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (17, 63), (1, 5)])
-def test_framing_gives_the_size_for_any_shape(rows, columns, height, width):
-    found = Framing(1.0, 0.0, True)(torch.full((3, rows, columns), 77, dtype=torch.uint8), height, width)
-    assert found.shape == (3, height, width) and found.dtype == torch.uint8 and (found == 77).all()
-
-
-def test_framing_refuses_places_outside():
-    with pytest.raises(ValueError, match="within 0..1, got 1.5"):
-        Framing(down=1.5)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modules.metrics import BitUse, Motion, ReconstructionScores
+from modules.metrics import BitUse, FrameQuality, Motion, ReconstructionScores
 
 
 def videos(clips: int = 3, frames: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,6 +23,19 @@ def test_places_in_a_group_have_their_own_psnr() -> None:
     for name, frames in groups.items():
         error = ((made[:, :, frames] / 255 - original[:, :, frames] / 255) ** 2).mean()
         assert result[name].item() == pytest.approx(-10 * math.log10(error), rel=1e-5)
+
+
+def test_quality_is_that_of_all_pixels_or_of_frames() -> None:
+    made, original = videos(frames=5)
+    made[:, :, 2] = original[:, :, 2].clamp(max=254) + 1
+    quality = FrameQuality()
+    for clip in range(3):
+        quality.update(made[clip : clip + 1], original[clip : clip + 1])
+    result = quality.compute()
+    squared = (made / 255 - original / 255).square()
+    assert result["psnr"].item() == pytest.approx(-10 * math.log10(squared.mean()), rel=1e-5)
+    frames = [-10 * math.log10(frame) for frame in squared.mean(dim=(1, 3, 4)).flatten().tolist()]
+    assert result["psnr_of_frames"].item() == pytest.approx(sum(frames) / 15, rel=1e-5) and result["psnr_of_frames"] > result["psnr"]
 
 
 def test_a_still_picture_has_the_error_of_no_change() -> None:

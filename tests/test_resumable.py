@@ -1,72 +1,28 @@
 """Laws of the loaders: an order that nothing but the seed and the consumed clips can change."""
 
-from typing import ClassVar
-
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from counted_clips import NumberClips, Numbers, Recorder, as_process, record
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules import ClipDataModule, resumable
 from datamodules.resumable import HeldOutLoader, ResumableLoader
-
-
-class Numbers(list):
-    """Clip ``i`` is a tiny black clip whose index is ``i``."""
-
-    def __getitem__(self, index):
-        return {"video": torch.zeros(3, 1, 1, 1, dtype=torch.uint8), "label": -1, "caption": "", "index": index}
-
-
-class NumberClips(ClipDataModule):
-    class_names: ClassVar[list[str]] = []
-    captions: ClassVar[list[str]] = []
-
-    def dataset(self, split):
-        return Numbers(range(17 if split == "train" else 5))
-
-
-class Recorder(LightningModule):
-    """Writes down which clips every step saw."""
-
-    def __init__(self, asks_for_steps=False):
-        super().__init__()
-        self.asks_for_steps = asks_for_steps
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.seen: list[list[int]] = []
-
-    def training_step(self, batch):
-        self.seen.append(batch["index"].tolist())
-        return self.weight.sum()
-
-    def validation_step(self, batch):
-        pass
-
-    def configure_optimizers(self):
-        if self.asks_for_steps:
-            assert self.trainer.estimated_stepping_batches > 0
-        return torch.optim.SGD(self.parameters(), 0.1)
+from datamodules.streams import Stream
 
 
 def clips(loader):
     return [item for batch in loader for item in batch]
 
 
-def train_loader(length=17, **options):
-    return ResumableLoader(range(length), list, **{"batch_size": 3, "seed": 5, **options})
+def numbers(items):
+    return [item["index"] for item in items]
+
+
+def train_loader(length=17, batch_size=3, seed=5, **options):
+    return ResumableLoader([Stream(Numbers(range(length)), batch_size, seed)], numbers, **options)
 
 
 def fit(folder, steps=-1, *, workers=0, ckpt_path=None, asks_for_steps=False, **options):
-    model = Recorder(asks_for_steps)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
-    trainer = Trainer(default_root_dir=folder, max_steps=steps, **quiet, **options)
-    trainer.fit(model, datamodule=NumberClips(batch_size=3, workers=workers, seed=5), ckpt_path=ckpt_path)
-    trainer.save_checkpoint(folder / f"{steps}.ckpt")
-    return model.seen
-
-
-def as_process(monkeypatch, rank, world):
-    monkeypatch.setattr(resumable, "place", lambda: (rank, world))
+    return record(NumberClips(workers=workers), folder, steps, ckpt_path, Recorder(asks_for_steps), **options).seen
 
 
 def test_every_clip_comes_once_before_any_comes_again():
@@ -180,7 +136,7 @@ def test_too_few_clips_are_refused_with_both_numbers(monkeypatch):
         train_loader(length=2)
     as_process(monkeypatch, 0, 8)
     with pytest.raises(ValueError, match=r"17 training clips .* 24 .*batch_size 3 x 8 processes"):
-        NumberClips(batch_size=3).train_dataloader()
+        NumberClips().train_dataloader()
 
 
 @pytest.mark.parametrize("length", [16, 17, 18, 24])

@@ -73,3 +73,16 @@ def test_recomputed_blocks_give_the_same_gradients_and_keep_less(settings: dict)
     assert torch.equal(held[0][0], held[1][0]) and held[1][1] < 0.5 * held[0][1]
     for (name, parameter), other in zip(whole.named_parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, rtol=0, atol=1e-7, msg=name)
+
+
+def test_mixed_precision_keeps_logits_and_gradients_in_float32_and_the_loss_close() -> None:
+    transformer = shaken(make_transformer())
+    taught = lesson(0.1)
+    exact = loss_of(transformer, taught)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = transformer(taught.inputs, LAYOUT, torch.tensor([[0, 3], [2, 4]]))
+        loss = bit_loss(logits, taught.targets)
+    loss.backward()
+    assert logits.dtype == loss.dtype == torch.float32
+    assert 0 < (loss - exact).abs() < 0.02 * exact
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in transformer.parameters())

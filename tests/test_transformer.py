@@ -55,12 +55,14 @@ def test_block_by_block_logits_equal_the_full_pass(settings: dict) -> None:
     torch.testing.assert_close(stepped, full, rtol=0, atol=1e-4)
 
 
-def test_block_by_block_logits_equal_the_full_pass_for_texts() -> None:
-    transformer = shaken(VideoARTransformer(8, lambda width: TextCondition(width, 20, 6), width=48, layers=2, heads=2)).eval()
+@pytest.mark.parametrize("settings", [{}, {"window": 1}, {"history": "last_scale"}, {"history": "last_scale", "window": 1}], ids=str)
+def test_block_by_block_logits_equal_the_full_pass_for_texts(settings: dict) -> None:
+    transformer = VideoARTransformer(8, lambda width: TextCondition(width, 20, 6), width=48, layers=2, heads=2, **settings)
+    shaken(transformer).eval()
     transformer.condition.learn_names([], ["one two three"])
     inputs, complete = contexts()
     with torch.no_grad():
-        full = transformer(inputs, LAYOUT, some_ids(transformer))
+        full = transformer(inputs, LAYOUT, some_ids(transformer), complete=complete)
         stepped, _ = step_by_step(transformer, inputs, complete)
     torch.testing.assert_close(stepped, full, rtol=0, atol=1e-4)
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from functools import partial
 from pathlib import Path
 
 import av
@@ -13,9 +12,11 @@ from PIL import Image
 
 from datamodules import VideoFolder
 from datamodules.base import collate
-from datamodules.folder_clips import FolderClips, random_view
-from datamodules.manifest import read_manifest
+from datamodules.broken import Tolerance, stand_ins
+from datamodules.folder_clips import FolderClips
+from datamodules.manifest import Row, read_manifest
 from datamodules.video_folder import hold_out
+from datamodules.views import FixedViews, FreshViews
 from modules.geometry import Clip
 
 CODEC = "libx264" if "libx264" in av.codecs_available else "mpeg4"
@@ -104,12 +105,41 @@ def test_training_views_are_random_and_repeatable(folder):
     assert len({video.float().mean().item() for video in videos}) == 8
 
 
-def test_random_views_cover_their_range():
-    views = [random_view(0, True, index) for index in range(400)]
-    for values in zip(*((moment, framing.down, framing.across) for moment, framing in views), strict=True):
+def row_of(label: str) -> Row:
+    return Row(Path("a.mp4"), "a.mp4", "", "", label, 0.0, None, {})
+
+
+@pytest.mark.parametrize("kind", [FixedViews, FreshViews])
+def test_views_are_random_and_cover_their_range(kind):
+    views = [kind(flip=True).view(0, row_of("a"), index, 3) for index in range(400)]
+    for values in zip(*((view.moment, view.framing.down, view.framing.across) for view in views), strict=True):
         assert min(values) < 0.02 and max(values) > 0.98 and abs(np.mean(values) - 0.5) < 0.06
-    assert 150 < sum(framing.mirrored for _, framing in views) < 250
-    assert not any(random_view(0, False, index)[1].mirrored for index in range(100))
+    assert 150 < sum(view.framing.mirrored for view in views) < 250
+
+
+def test_only_clips_of_labels_that_allow_it_are_mirrored(folder):
+    def mirrored(flip, label):
+        return any(FixedViews(flip).view(0, row_of(label), index, 0).framing.mirrored for index in range(50))
+
+    assert not mirrored(False, "left") and not mirrored(["up", "down"], "left")
+    assert mirrored(True, "left") and mirrored(["up", "down"], "down")
+    manifest = write_manifest(folder, rows_of("0", "1", label="up"))
+    with pytest.raises(ValueError, match="views.flip names 'upp', and there is no such label"):
+        VideoFolder(CLIP, manifest=manifest, views=FixedViews(["upp"])).setup("fit")
+
+
+def test_fresh_views_differ_from_visit_to_visit_and_repeat_after_a_resume(folder):
+    manifest = write_manifest(folder, rows_of("0", "1", "2"))
+    fixed, fresh, same = (
+        VideoFolder(CLIP, manifest=manifest, held_out_share=0, views=kind()) for kind in (FixedViews, FreshViews, FreshViews)
+    )
+    assert not fixed.changing and fresh.changing
+    for index in range(3):
+        visits = [fresh.dataset("train").at_visit(index, visit)["video"] for visit in range(4)]
+        assert len({video.numpy().tobytes() for video in visits}) == 4
+        assert all(torch.equal(video, same.dataset("train").at_visit(index, visit)["video"]) for visit, video in enumerate(visits))
+        still = fixed.dataset("train")
+        assert torch.equal(still.at_visit(index, 0)["video"], still.at_visit(index, 3)["video"])
 
 
 def test_start_and_end_bound_the_clip(folder):
@@ -126,7 +156,7 @@ def test_short_clips_and_pictures_are_left_out_and_counted(folder, caplog):
     with caplog.at_level(logging.INFO):
         dataset = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_share=0).dataset("train")
     assert [row.written for row in dataset.rows] == ["0.mp4", "1.mp4"]
-    assert "1 pictures, 0 unreadable, 3 too short (5 frames at 10 fps need more than 0.4 s)" in caplog.text
+    assert "1 pictures, 3 too short (5 frames at 10 fps need more than 0.4 s)" in caplog.text
 
 
 def test_no_clip_long_enough(folder):
@@ -209,22 +239,24 @@ def test_missing_and_empty_manifests(folder):
         VideoFolder(CLIP, manifest=write_manifest(folder, [], "empty.jsonl")).setup("fit")
     with pytest.raises(ValueError, match=r"0\.mp4 is not UTF-8 text"):
         VideoFolder(CLIP, manifest=str(folder / "0.mp4")).setup("fit")
-    with pytest.raises(ValueError, match="within 0..1, got 1.5"):
+    with pytest.raises(ValueError, match="held_out_share must be at least 0 and below 1, got 1.5"):
         VideoFolder(CLIP, manifest="", held_out_share=1.5)
+    with pytest.raises(ValueError, match="broken_limit must be within 0..1, got -1"):
+        VideoFolder(CLIP, manifest="", broken_limit=-1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_file_gives_way_to_the_next_row(folder, caplog, workers):
+def test_a_damaged_file_gives_way_to_the_same_row_every_time(folder, caplog, workers):
     rows = rows_of("0", "damaged", "1", label="a")
     data = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_share=0, broken_limit=0.4, batch_size=3, workers=workers)
     with caplog.at_level(logging.WARNING):
         batches = [batch for _ in range(3) for batch in data.train_dataloader()]
     for batch in batches:
-        assert sorted(batch["index"].tolist()) == [0, 2, 2]
+        assert sorted(batch["index"].tolist()) == sorted([0, 2, next(stand_ins(1, 0, 3))])
         assert all(caption == ["clip 0", "", "clip 1"][index] for index, caption in zip(batch["index"], batch["caption"], strict=True))
     # Workers log to their own standard error, which pytest takes away.
     assert workers or caplog.text.count("damaged.mp4: ") == 1
-    assert data.dataset("train").broken.tolist() == [False, True, False]
+    assert data.dataset("train").broken.count == 1
 
 
 def test_too_many_damaged_files(folder):
@@ -239,7 +271,8 @@ def test_too_many_damaged_files(folder):
         hopeless.dataset("train")[0]
 
 
-def test_the_last_row_gives_way_to_the_first(folder):
+def test_what_stands_in_for_a_row_comes_whole_with_its_own_index(folder):
     rows = read_manifest(write_manifest(folder, [{**row, "end": 2.0} for row in rows_of("0", "1", "damaged")]))
-    dataset = FolderClips(rows, CLIP, {}, view=partial(random_view, 0, False), broken_limit=0.5)
-    assert torch.equal(dataset[2]["video"], dataset[0]["video"]) and dataset[2]["index"] == 0
+    dataset = FolderClips(rows, CLIP, {}, tolerance=Tolerance(0.5))
+    other = next(stand_ins(2, 0, 3))
+    assert torch.equal(dataset[2]["video"], dataset[other]["video"]) and dataset[2]["index"] == other

@@ -65,8 +65,15 @@ def test_what_cannot_be_made_is_refused(model: VideoAR) -> None:
         model.generate("3 left", frames=10)
     with pytest.raises(ValueError, match=r"a prefix must be uint8 .* got float32 \(3, 1, 16, 16\)"):
         model.generate("3 left", prefix=torch.zeros(3, 1, 16, 16))
-    with pytest.raises(ValueError, match="height must be a multiple of"):
+    with pytest.raises(ValueError, match="a prefix must have .* got 2"):
+        model.generate("3 left", prefix=torch.zeros(3, 2, 16, 16, dtype=torch.uint8))
+    with pytest.warns(UserWarning, match="17 x 16 .* trained on 16 x 16"), pytest.raises(ValueError, match="height must be a multiple of"):
         model.generate("3 left", prefix=torch.zeros(3, 1, 17, 16, dtype=torch.uint8))
+
+
+def test_a_prefix_of_another_shape_is_told(model: VideoAR) -> None:
+    with pytest.warns(UserWarning, match="a prefix of 16 x 24 pixels makes a video of that size; the model was trained on 16 x 16"):
+        assert model.generate("3 left", frames=5, prefix=torch.zeros(3, 1, 16, 24, dtype=torch.uint8)).shape[3:] == (16, 24)
 
 
 def test_what_is_no_such_run_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -80,6 +87,8 @@ def test_what_is_no_such_run_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "fit.yaml").write_text(config.replace("width: 48", "width: 40"))
     with pytest.raises(ValueError, match="of another architecture"):
         load(lonely)
+    (tmp_path / "fit.yaml").write_text(config.replace("modules.autoregression.LatentMemory", "mine.Memory"))
+    assert load(lonely).clip.frames == 5  # what only training needs may be gone
     (tmp_path / "fit.yaml").write_text(config.replace("width: 48", "wide: 48"))
     with pytest.raises(ValueError, match=r"fit\.yaml of .*wide"):
         load(lonely)

@@ -20,6 +20,26 @@ from modules.transformer import VideoARTransformer
 # From which video frame on another condition holds, and its ids (B, P).
 Change = tuple[int, Tensor]
 
+# A condition that replaces the one before, and the second at which it does.
+Shot = tuple[float, str]
+
+
+def in_step(first: Sequence[str], later: Sequence[Sequence[Shot]], fps: float) -> list[tuple[int, list[str]]]:
+    """Conditions that change at times of their own, clip by clip, as changes of all clips at once.
+
+    Args:
+        first: The condition with which every clip begins.
+        later: Every clip's changes, in order.
+        fps: Video frames per second.
+
+    Returns:
+        At every video frame where a clip changes, what holds for each clip from there on.
+    """
+    frames = [[(round(second * fps), condition) for second, condition in changes] for changes in later]
+    moments = sorted({frame for changes in frames for frame, _ in changes})
+    clips = list(zip(first, frames, strict=True))
+    return [(moment, [[start, *(text for at, text in changes if at <= moment)][-1] for start, changes in clips]) for moment in moments]
+
 
 @dataclass(frozen=True)
 class Generation:

@@ -87,6 +87,10 @@ class Sampler:
 class SamplingRun:
     """One video in the making: conditioned and unconditioned clips side by side in one batch, one cache of fixed size.
 
+    A run without any guidance computes the conditioned clips alone. In a guided run both are computed even at a block whose strength is 1,
+    as at the first scale of the paper's UCF-101 setting, and where frames are given: what comes later looks at the keys and values of
+    both. At strength 1 the conditioned logits are taken as they are, bit for bit.
+
     Args:
         sampler: How bits are drawn.
         transformer: The model.

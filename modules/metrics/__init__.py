@@ -2,8 +2,39 @@
 
 from modules.metrics.bit_use import BitUse
 from modules.metrics.bits import BitScores
+from modules.metrics.comparison import RealVideos, copy_rows, distance_rows, variety_rows
+from modules.metrics.frame_features import FrameFeatures, RandomFeatures, ScriptedFrameFeatures
 from modules.metrics.frames import FrameQuality
+from modules.metrics.frechet import FrechetVideoDistance, frechet_distance
+from modules.metrics.i3d import I3D
+from modules.metrics.mobilenet import MobileNetFeatures
 from modules.metrics.motion import Motion
+from modules.metrics.protocol import Protocol
 from modules.metrics.reconstruction import ReconstructionScores
+from modules.metrics.results import Results, Row, origin, table
+from modules.metrics.video_features import VideoFeatures
 
-__all__ = ["BitScores", "BitUse", "FrameQuality", "Motion", "ReconstructionScores"]
+__all__ = [
+    "I3D",
+    "BitScores",
+    "BitUse",
+    "FrameFeatures",
+    "FrameQuality",
+    "FrechetVideoDistance",
+    "MobileNetFeatures",
+    "Motion",
+    "Protocol",
+    "RandomFeatures",
+    "RealVideos",
+    "ReconstructionScores",
+    "Results",
+    "Row",
+    "ScriptedFrameFeatures",
+    "VideoFeatures",
+    "copy_rows",
+    "distance_rows",
+    "frechet_distance",
+    "origin",
+    "table",
+    "variety_rows",
+]

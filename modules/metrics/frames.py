@@ -9,10 +9,20 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 
 class FrameQuality(MetricCollection):
-    """PSNR and SSIM of uint8 videos, over all frames."""
+    """PSNR and SSIM of uint8 videos.
+
+    ``psnr`` is that of the mean squared error over everything; ``psnr_of_frames`` the mean of the PSNR of every frame, which other
+    projects report too: it is higher, and infinite if one frame is perfect. ``ssim`` is the mean over frames.
+    """
 
     def __init__(self) -> None:
-        super().__init__({"psnr": PeakSignalNoiseRatio(data_range=1.0), "ssim": StructuralSimilarityIndexMeasure(data_range=1.0)})
+        super().__init__(
+            {
+                "psnr": PeakSignalNoiseRatio(data_range=1.0),
+                "psnr_of_frames": PeakSignalNoiseRatio(data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)),
+                "ssim": StructuralSimilarityIndexMeasure(data_range=1.0),
+            }
+        )
 
     def update(self, video: Tensor, original: Tensor) -> None:
         """Compare ``(B, 3, T, H, W)`` uint8 videos."""

@@ -139,6 +139,12 @@ class VideoTokenizer(nn.Module):
         layout = self.layout(clip)
         return self.bits, layout.frames, *layout.pyramid.sizes[-1]
 
+    def clip_of(self, latent: Tensor) -> Clip:
+        """What the clips of a latent ``(B, d, t, h, w)`` measure."""
+        frames, rows, columns = latent.shape[2:]
+        side = self.shape.spatial_factor
+        return Clip(1 + (frames - 1) * self.shape.temporal_factor, rows * side, columns * side)
+
     def identity(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, str]:
         """What tells this tokenizer from all others; see :func:`modules.tokenizer.identity.identity_of`.
 

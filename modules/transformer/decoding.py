@@ -7,10 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from modules.transformer.block import Modulation
-from modules.transformer.cache import KVCache
 from modules.transformer.rope import Rope, rotate
 from modules.transformer.sequence import TokenSequence
+from modules.transformer.workspace import Workspace
 
 
 class Decoding:
@@ -29,46 +28,34 @@ class Decoding:
         rope: Positions of tokens.
         past: How many past frames a frame sees.
         sink: Whether the first frame is one of them for ever.
-        cache: Empty, with room for the condition, the past and one frame.
+        space: The tensors of the run, with room for the condition, the past and one frame.
 
     Raises:
         ValueError: If the sink would leave no room for the frame before.
     """
 
-    modulation: Modulation | None
-
-    def __init__(self, sequence: TokenSequence, rope: Rope, past: int, sink: bool, cache: KVCache) -> None:
+    def __init__(self, sequence: TokenSequence, rope: Rope, past: int, sink: bool, space: Workspace) -> None:
         if sink and past < 2:
             raise ValueError(f"a first frame that stays needs at least 2 visible past frames, got {past}")
-        self.sequence, self.rope, self.past, self.sink, self.cache = sequence, rope, past, sink, cache
+        self.sequence, self.rope, self.past, self.sink, self.space = sequence, rope, past, sink, space
+        self.cache = space.cache
+        space.use(self)
         self.frame = self._held = 0
         two_frames = replace(sequence, layout=replace(sequence.layout, frames=2))
-        self._prompt, one_frame, _ = rope.positions(two_frames.places(), sequence.prompt_length).split(
+        prompt, self._one_frame, _ = rope.positions(two_frames.places(), sequence.prompt_length).split(
             [sequence.prompt_length, sequence.frame_tokens, sequence.layout.pyramid.tokens]
         )
-        self._one_frame = one_frame
         self._period = torch.tensor(rope.period(sequence.frame_tokens))
-        self._anchored = cache.keys[..., :0, :]
-        self._cosines, self._sines = self._factors(one_frame)
+        self._anchored = self.cache.keys[..., :0, :]
+        space.turn(0, rope(torch.cat([prompt, self._one_frame])))
 
-    def prompt_factors(self) -> tuple[Tensor, Tensor]:
-        """Rotary factors of the condition's tokens, ``(P, head_dim / 2)``."""
-        return self._factors(self._prompt)
-
-    def block_factors(self, scale: int) -> tuple[Tensor, Tensor]:
-        """Rotary factors ``(n, head_dim / 2)`` of a scale of the current frame, or of its history block."""
-        span = self.sequence.span(0, scale)
-        tokens = slice(span.start - self.sequence.prompt_length, span.stop - self.sequence.prompt_length)
-        return self._cosines[tokens], self._sines[tokens]
-
-    def take_prompt(self, prompt: KVCache, modulation: Modulation | None) -> None:
-        """Put the keys and values of a condition where the run has its condition, for all frames from now on."""
-        length = self.sequence.prompt_length
+    def take_prompt(self) -> None:
+        """Put the keys and values of a new condition where the run has its condition, for all frames from now on."""
+        length, prompt = self.sequence.prompt_length, self.space.prompt
         self.cache.values[..., :length, :] = prompt.values
         self.cache.keys[..., :length, :] = prompt.keys
         self.cache.length = max(self.cache.length, length)
         self._anchored = torch.cat([prompt.keys, self._anchored[..., length:, :]], dim=-2)
-        self.modulation = modulation
         self._move_along()
 
     def drop_scales(self) -> None:
@@ -83,7 +70,7 @@ class Decoding:
         if self._held > self.past:
             self._forget_oldest()
         self.frame += 1
-        self._cosines, self._sines = self._factors(self._one_frame + self.frame * self._period)
+        self.space.turn(self.sequence.prompt_length, self.rope(self._one_frame + self.frame * self._period))
         self._move_along()
 
     def _forget_oldest(self) -> None:

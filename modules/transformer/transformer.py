@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Hashable
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,10 @@ from modules.transformer.flex import make_flex
 from modules.transformer.initial import initialise
 from modules.transformer.masks import dense, hide_frames
 from modules.transformer.plan import Plan, dense_attention, flex_attention, make_plan
+from modules.transformer.precision import Numbers, choose, to_int8
 from modules.transformer.rope import MultiScaleTemporalRope, Rope
 from modules.transformer.sequence import History, TokenSequence
+from modules.transformer.workspace import Step, Steps, Workspace, Workspaces
 
 MOST_SCALES = 16  # rows of the scale embedding's table
 
@@ -45,7 +47,7 @@ class VideoARTransformer(nn.Module):
             its complete feature at full resolution (our decision), which takes about half the cache.
         resize: How the sum so far is made smaller to be a block's context, in training and sampling: "area" averages (our decision),
             "bilinear" takes points, as Infinity's transformers were trained.
-        execution: How full passes are computed; changes no result.
+        execution: How passes and steps are computed; only its precision changes results.
 
     Raises:
         ValueError: If the heads do not divide the width, a head cannot be split for the rotary axes, or the window is below 1.
@@ -91,6 +93,7 @@ class VideoARTransformer(nn.Module):
         nn.init.normal_(self.start, std=0.02)
         if self.history_embedding is not None:
             nn.init.normal_(self.history_embedding, std=0.02)
+        self.workspaces = Workspaces()
 
     def forward(
         self, inputs: Tensor, layout: Layout, ids: Tensor, kept_frames: Tensor | None = None, complete: Tensor | None = None
@@ -118,10 +121,28 @@ class VideoARTransformer(nn.Module):
         contexts = self._with_history(inputs, complete, sequence)
         frame, scale, _, _ = plan.places[sequence.prompt_length :].unbind(dim=1)
         opening = ((frame == 0) & (scale == 0))[:, None]
-        video = torch.where(opening, self.start, self.project(contexts)) + F.embedding(scale, self._scales(layout))
+        video = torch.where(opening, self.start, self._project(contexts)) + F.embedding(scale, self._scales(layout))
         hidden = torch.cat([prompt.tokens, video], dim=1)
         hidden = self._blocks(hidden, Surroundings(plan.cosines, plan.sines, attend, modulation and modulation.blocks))
         return self._logits(hidden.index_select(1, plan.predicted), modulation)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Whatever moves or converts the weights."""
+        self.workspaces.drop()
+        return super()._apply(fn, recurse)
+
+    def numbers(self) -> Numbers:
+        """What ``execution.precision`` comes down to on this device; "auto" and "int8" try a product out on a CPU."""
+        layer = next(module for module in self.blocks.modules() if isinstance(module, nn.Linear))
+        return choose(self.execution.precision, layer)
+
+    def hold(self, numbers: Numbers) -> None:
+        """Convert the weights for making videos; training is over then. float32 changes nothing."""
+        if numbers.dtype != torch.float32:
+            self.to(numbers.dtype)
+        if numbers.int8:
+            self.workspaces.drop()
+            to_int8(self.blocks)
 
     def begin(self, prompt: Prompt, layout: Layout, sink: bool = False) -> Decoding:
         """Start decoding a video with this condition.
@@ -134,15 +155,18 @@ class VideoARTransformer(nn.Module):
         """
         past = min(layout.frames - 1, self.window or layout.frames - 1)
         sequence = TokenSequence(layout, prompt.tokens.shape[1], self.history)
-        decoding = Decoding(sequence, self.rope, past, sink, self._cache(sequence.most_cached(past), prompt))
+        shape, record = (sequence, past, len(prompt.tokens), prompt.tokens.dtype), self.execution.recorder(prompt.tokens.device)
+        space = self.workspaces.lend(shape, record, lambda steps: self._workspace(sequence, past, prompt.tokens, steps))
+        decoding = Decoding(sequence, self.rope, past, sink, space)
         self.tell(prompt, decoding)
         return decoding
 
     def tell(self, prompt: Prompt, decoding: Decoding) -> None:
         """Give a run its condition, at its start or for all frames from the current one on."""
-        cache, modulation = self._cache(prompt.tokens.shape[1], prompt), self._modulation(prompt.pooled)
-        self._decode(prompt.tokens, decoding.prompt_factors(), cache, modulation)
-        decoding.take_prompt(cache, modulation)
+        space, span = decoding.space, slice(0, prompt.tokens.shape[1])
+        space.modulate(self._modulation(prompt.pooled))
+        space.steps("condition", lambda tokens: self._blocks(tokens, space.around(span, space.prompt)), prompt.tokens)
+        decoding.take_prompt()
 
     def step(self, inputs: Tensor, scale: int, decoding: Decoding) -> Tensor:
         """Logits of one block (all tokens of one scale of the current frame), which then joins the cache.
@@ -155,11 +179,16 @@ class VideoARTransformer(nn.Module):
         Returns:
             ``(B, n, d)`` logits, float32.
         """
-        opening = decoding.frame == 0 and scale == 0
-        context = self.start.expand(*inputs.shape[:2], -1) if opening else self.project(inputs)
-        hidden = context + self._scales(decoding.sequence.layout)[scale]
-        factors, modulation = decoding.block_factors(scale), decoding.modulation
-        return self._logits(self._decode(hidden, factors, decoding.cache, modulation), modulation)
+        sequence, space = decoding.sequence, decoding.space
+        opening, span = decoding.frame == 0 and scale == 0, sequence.span(0, scale)
+
+        # Not of the run but of its workspace: a recording outlives the run.
+        def logits(inputs: Tensor) -> Tensor:
+            context = self.start.expand(*inputs.shape[:2], -1) if opening else self._project(inputs)
+            hidden = context + self._scales(sequence.layout)[scale]
+            return self._logits(self._blocks(hidden, space.around(span, space.cache)), space.modulation)
+
+        return self._decode((scale, opening), logits, inputs, space)
 
     def remember(self, complete: Tensor, decoding: Decoding) -> None:
         """Finish the current frame and go on to the next; with a history block, it takes the place of the frame's scales.
@@ -170,25 +199,39 @@ class VideoARTransformer(nn.Module):
         """
         if self.history == "last_scale":
             decoding.drop_scales()
-            block = decoding.sequence.history_scale
-            hidden = self.project(complete) + self._scales(decoding.sequence.layout)[block]
-            self._decode(hidden, decoding.block_factors(block), decoding.cache, decoding.modulation)
+            sequence, space = decoding.sequence, decoding.space
+            block, span = sequence.history_scale, sequence.span(0, sequence.history_scale)
+
+            def keep(complete: Tensor) -> Tensor:
+                hidden = self._project(complete) + self._scales(sequence.layout)[block]
+                return self._blocks(hidden, space.around(span, space.cache))
+
+            self._decode((block, False), keep, complete, space)
         decoding.next_frame()
 
-    def _decode(self, hidden: Tensor, factors: tuple[Tensor, Tensor], cache: KVCache, modulation: Modulation | None) -> Tensor:
-        """Run tokens against a cache, all of which they see and then join."""
-        hidden = self._blocks(hidden, Surroundings(*factors, Dense(None), modulation and modulation.blocks, cache))
-        cache.advance(hidden.shape[1])
-        return hidden
+    def _decode(self, kind: Hashable, step: Step, inputs: Tensor, space: Workspace) -> Tensor:
+        """Do a step whose tokens see all of the cache and join it."""
+        result = space.steps((kind, space.cache.length), step, inputs)
+        space.cache.advance(inputs.shape[1])
+        return result
 
-    def _cache(self, capacity: int, prompt: Prompt) -> KVCache:
-        clips, _, width = prompt.tokens.shape
-        return KVCache(len(self.blocks), capacity, (clips, self.heads, width // self.heads), prompt.tokens)
+    def _workspace(self, sequence: TokenSequence, past: int, like: Tensor, steps: Steps) -> Workspace:
+        """For runs whose frames see ``past`` frames, and conditions like ``(B, P, C)``."""
+        clips, length, width = like.shape
+        shape = (clips, self.heads, width // self.heads)
+        cache, prompt = (KVCache(len(self.blocks), tokens, shape, like) for tokens in (sequence.most_cached(past), length))
+        factors = like.new_empty(length + sequence.frame_tokens, width // self.heads // 2, dtype=torch.float32)
+        modulation = Modulation(like.new_empty(clips, 6, width), like.new_empty(clips, 2, width)) if self.adaptive else None
+        return Workspace(cache, prompt, factors, modulation, steps)
+
+    def _project(self, contexts: Tensor) -> Tensor:
+        """``(B, n, d)`` to ``(B, n, C)``, in the numbers of the weights."""
+        return self.project(contexts.to(self.project.weight.dtype))
 
     def _attend(self, sequence: TokenSequence, plan: Plan, kept_frames: Tensor | None) -> Attend:
         """Attention of a full pass."""
         device = plan.block.device
-        flex = self.execution.flex(device)
+        flex = self.execution.flex(device, sequence.tokens)
         if kept_frames is None:
             return (flex_attention if flex else dense_attention)(sequence, self.window, device)
         visible = hide_frames(plan.visible, kept_frames, plan.frame)

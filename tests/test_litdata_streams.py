@@ -12,14 +12,14 @@ from latent_runs import encode, losses
 from test_latent_cache import SETTLED, write
 from toy_runs import CONFIGS, run
 
-from datamodules import CachedLatents, StreamedLatents, stream_latents, streams
+from datamodules import CachedLatents, StreamedLatents, litdata_streams, stream_latents
 from datamodules.stream_latents import main, write_stream
 from modules.checksums import raw
 from modules.geometry import Clip
 from modules.latents import CachePlan, LatentCache
 
 try:
-    streams.litdata()
+    litdata_streams.litdata()
     INSTALLED = True
 except ValueError:
     INSTALLED = False

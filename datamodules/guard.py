@@ -1,0 +1,169 @@
+"""Runs functions in a helper process, which can be stopped where a thread cannot: inside a decoder that hangs, waits or crashes.
+
+Files from elsewhere bring decoders to all of this. Those are written in C, where Python can neither interrupt nor catch. The helper is
+forked once for every thread that asks and lives on; a call costs a fraction of a millisecond. Without ``os.fork`` nothing is guarded.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+# Seconds by which the helper may miss its own alarm. One that waits inside the kernel, for a dead network disc, does not hear it.
+GRACE = 2.0
+
+_local = threading.local()
+_helpers: WeakSet[_Helper] = WeakSet()
+_forking = threading.Lock()
+
+
+class Stopped(Exception):
+    """A function did not come back; the message says why."""
+
+
+def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``function(*arguments)`` returns or raises, unless it takes too long or brings its process down.
+
+    Args:
+        seconds: Time that the function has.
+        function: One that pickles: found by its name.
+        arguments: Whatever pickles.
+
+    Returns:
+        What the function returns, if that pickles; a uint8 tensor comes without a detour, through shared memory.
+
+    Raises:
+        Stopped: If the function did not come back. The next call gets a new helper.
+    """
+    if not hasattr(os, "fork"):
+        return function(*arguments)
+    helper: _Helper | None = getattr(_local, "helper", None)
+    if helper is None or helper.dead:
+        helper = _local.helper = _Helper()
+    return helper.call(seconds, function, arguments)
+
+
+class _Helper:
+    """A process that serves one thread of the process that made it."""
+
+    def __init__(self) -> None:
+        self.dead, self._owner = False, os.getpid()
+        self._shared = os.memfd_create("tensor")
+        # A helper of another thread must not get hold of this one's end, or nobody would notice when it dies.
+        with _forking, warnings.catch_warnings():
+            # Python warns of locks that other threads may hold now, and for ever in the helper. It asks for none that they use.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._connection, theirs = Pipe()
+            self._process = os.fork()
+            if self._process == 0:
+                self._connection.close()
+                _serve(theirs, self._shared)
+            theirs.close()
+            _helpers.add(self)
+
+    def call(self, seconds: float, function: Callable[..., Any], arguments: tuple) -> Any:
+        try:
+            self._connection.send((seconds, function, arguments))
+            if not self._connection.poll(seconds + GRACE):
+                raise Stopped(_reason(signal.SIGALRM, seconds))
+            kind, value = self._connection.recv()
+        except (EOFError, ConnectionError):
+            status = self._end()
+            raise Stopped(_reason(os.WTERMSIG(status), seconds)) from None
+        except BaseException:
+            # An answer that comes too late must not be taken for that to the next call.
+            self._end(os.WNOHANG)
+            raise
+        if kind == "error":
+            raise value
+        return _read(self._shared, value) if kind == "tensor" else value
+
+    def leave(self) -> None:
+        """Forgets the process without a word to it."""
+        self.dead = True
+        _helpers.discard(self)
+        self._connection.close()
+        os.close(self._shared)
+
+    def _end(self, waiting: int = 0) -> int:
+        """Kills the process if it is still there; returns what it died of."""
+        self.leave()
+        os.kill(self._process, signal.SIGKILL)
+        return os.waitpid(self._process, waiting)[1]
+
+    def __del__(self) -> None:
+        # A forked process deletes what belonged to the other threads before it is asked to leave them.
+        if not self.dead and self._owner == os.getpid():
+            self._end()
+
+
+def _leave_all() -> None:
+    """In a process forked from this one: whose helpers they are must be the only one to hold their connections."""
+    for helper in list(_helpers):
+        helper.leave()
+
+
+if hasattr(os, "fork"):
+    os.register_at_fork(after_in_child=_leave_all)
+
+
+def _serve(connection: Connection, shared: int) -> NoReturn:
+    """The life of a helper, until its owner goes."""
+    global _forking
+    try:
+        _forking = threading.Lock()
+        # What the owner does about signals and about objects nobody uses any more is not the helper's business.
+        gc.freeze()
+        faulthandler.disable()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        torch.set_num_threads(1)
+        while True:
+            seconds, function, arguments = connection.recv()
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            answer = _answer(function, arguments, shared)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send(answer)
+    finally:
+        os._exit(0)
+
+
+def _answer(function: Callable[..., Any], arguments: tuple, shared: int) -> tuple[str, Any]:
+    try:
+        value = function(*arguments)
+    except Exception as error:
+        error.add_note(f"in a helper process:\n{traceback.format_exc()}")
+        return "error", error
+    if isinstance(value, Tensor):
+        os.pwrite(shared, value.contiguous().numpy().data, 0)
+        return "tensor", tuple(value.shape)
+    return "value", value
+
+
+def _read(shared: int, shape: tuple[int, ...]) -> Tensor:
+    tensor = torch.empty(shape, dtype=torch.uint8)
+    os.preadv(shared, [tensor.numpy().data], 0)
+    return tensor
+
+
+def _reason(number: int, seconds: float) -> str:
+    if number == signal.SIGALRM:
+        return f"reading it takes longer than {seconds:g} s"
+    if number == signal.SIGKILL:
+        return "the process that read it was killed, maybe for lack of memory"
+    return f"it crashes its decoder ({signal.Signals(number).name if number else 'exit'})"

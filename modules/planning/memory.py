@@ -1,0 +1,131 @@
+"""How much memory a training step of the transformer keeps, counted on tensors without content.
+
+Counted are weights, gradients, the optimizer's averages, and every tensor that the forward pass keeps for the backward pass. Temporary
+tensors within operations are not. Attention keeps what FlexAttention and the flash kernels keep: no matrix of all pairs, and no mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from modules.autoregression import bit_loss
+from modules.geometry import Layout
+from modules.transformer import VideoARTransformer
+from modules.transformer.attention import Dense
+from modules.transformer.plan import make_plan
+from modules.transformer.sequence import TokenSequence
+
+# A transformer of that many blocks (None: as many as it has), with activation checkpointing or without.
+Builder = Callable[[int | None, bool], VideoARTransformer]
+
+STATES = 16  # bytes per parameter: weight, gradient and two averages in float32
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step on one device.
+
+    Attributes:
+        parameters: Number of parameters.
+        block: Number of parameters of one block.
+        layers: Number of blocks.
+        fixed: Bytes kept for the backward pass whatever the batch, such as weights in bf16.
+        per_clip: Bytes kept for the backward pass per clip.
+        recomputed: Bytes per clip of one block that is computed again; 0 without activation checkpointing.
+    """
+
+    parameters: int
+    block: int
+    layers: int
+    fixed: int
+    per_clip: int
+    recomputed: int
+
+    def kept(self, batch: int) -> int:
+        """Bytes that the forward pass keeps."""
+        return self.fixed + batch * self.per_clip
+
+    def total(self, batch: int) -> int:
+        """Bytes at the most, when gradients of an earlier part of the step are there."""
+        return self.parameters * STATES + self.kept(batch) + batch * self.recomputed
+
+
+class Kept:
+    """Counts the storages that a forward pass keeps, parameters apart."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._parameters = {self._number(parameter) for parameter in model.parameters()}
+        self._storages: dict[int, tuple[int, torch.UntypedStorage]] = {}
+
+    @staticmethod
+    def _number(tensor: Tensor) -> int:
+        return tensor.untyped_storage()._cdata
+
+    def note(self, tensor: Tensor) -> Tensor:
+        # The storage is held, so that its number is not given to another one.
+        self._storages[self._number(tensor)] = (tensor.untyped_storage().nbytes(), tensor.untyped_storage())
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for number, (size, _) in self._storages.items() if number not in self._parameters)
+
+
+def memory_of(build: Builder, layout: Layout, recompute: bool, bf16: bool) -> Memory:
+    """What a transformer needs in training on clips of a layout.
+
+    Args:
+        build: Makes it.
+        layout: The clips.
+        recompute: Whether blocks are computed again in the backward pass (activation checkpointing).
+        bf16: Whether in mixed precision.
+    """
+
+    def count(layers: int | None, batch: int, recompute: bool) -> int:
+        return kept(lambda: build(layers, recompute), layout, batch, bf16)
+
+    def of_clip(layers: int | None, recompute: bool) -> int:
+        return count(layers, 2, recompute) - count(layers, 1, recompute)
+
+    per_clip = of_clip(None, recompute)
+    with torch.device("meta"):
+        model = build(None, recompute)
+    return Memory(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        block=sum(parameter.numel() for parameter in model.blocks[0].parameters()),
+        layers=len(model.blocks),
+        fixed=count(None, 1, recompute) - per_clip,
+        per_clip=per_clip,
+        recomputed=of_clip(2, False) - of_clip(1, False) if recompute else 0,
+    )
+
+
+def kept(build: Callable[[], VideoARTransformer], layout: Layout, batch: int, bf16: bool) -> int:
+    """Bytes that a forward pass keeps for the backward pass."""
+    with torch.device("meta"):
+        model = build()
+    # Indices need their content, so outside of the mode.
+    make_plan(TokenSequence(layout, model.condition.length, model.history), model.window, model.rope, torch.device("cpu"))
+    no_mask = patch.object(VideoARTransformer, "_attend", lambda *_: Dense(None))
+    with FakeTensorMode(allow_non_fake_inputs=True), no_mask:
+        model.to_empty(device="cpu")
+        inputs, complete = example(model, layout, batch)
+        ids = model.condition.nothing(batch, torch.device("cpu"))
+        found = Kept(model)
+        hooks = torch.autograd.graph.saved_tensors_hooks(found.note, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(inputs, layout, ids, complete=complete)
+            bit_loss(logits, torch.zeros(inputs.shape, dtype=torch.bool))
+        return found.bytes
+
+
+def example(model: VideoARTransformer, layout: Layout, batch: int) -> tuple[Tensor, Tensor]:
+    """Contexts and complete features of the size of a batch."""
+    bits = model.head.out_features
+    return torch.empty(batch, layout.tokens, bits), torch.empty(batch, layout.frames, bits, *layout.pyramid.sizes[-1])

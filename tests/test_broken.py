@@ -1,0 +1,238 @@
+"""Laws of files that cannot be read: training goes on, each is reported once, what stands in for it never depends on what happened."""
+
+import ctypes
+import json
+import logging
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from counted_clips import Recorder, record
+from hostile_files import BROKEN, CODECS, GOOD, hostile_files, write_video
+
+from datamodules import VideoFolder, folder_clips
+from datamodules.broken import ATTEMPTS, BrokenFiles, Report, Tolerance, read_guarded, stand_ins
+from datamodules.folder_clips import FolderClips
+from datamodules.frames import UnreadableVideo
+from datamodules.guard import within
+from datamodules.manifest import Row
+from datamodules.reader import read_clip
+from datamodules.views import FreshViews
+from modules.geometry import Clip
+
+CLIP = Clip(1, 16, 16)
+
+
+class Watcher(Recorder):
+    """Writes down what is in the clips too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums: list[list[float]] = []
+
+    def training_step(self, batch):
+        self.sums.append(batch["video"].double().sum((1, 2, 3, 4)).tolist())
+        return super().training_step(batch)
+
+
+def write_manifest(folder: Path, names: list[str], **values: Any) -> str:
+    path = folder / "clips.jsonl"
+    path.write_text("".join(f"{json.dumps({'path': name, **values})}\n" for name in names))
+    return str(path)
+
+
+def reported(folder: Path) -> list[dict[str, str]]:
+    path = folder / "broken_files.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def row(number: int, path: Path = Path("nothing.mp4")) -> Row:
+    return Row(path, str(path), f"clips.jsonl:{number}", caption="", label=None, start=0.0, end=1.0, values={})
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("hostile") / "files"
+    return folder, hostile_files(folder)
+
+
+@pytest.mark.parametrize(("frames", "opened_before"), [(1, True), (1, False), (5, True)])
+def test_training_goes_on(corpus: tuple[Path, dict[str, str]], tmp_path: Path, caplog, frames: int, opened_before: bool) -> None:
+    folder, fates = corpus
+    assert len(fates) >= 300
+    # Files with an "end" are not opened before their turn comes.
+    manifest = write_manifest(folder, list(fates), **({} if opened_before else {"end": 0.04}))
+
+    def run(root: Path, workers: int, visits: int = 1) -> Watcher:
+        data = VideoFolder(Clip(frames, 16, 16, 25.0), manifest=manifest, held_out_share=0, broken_limit=1.0, batch_size=5, workers=workers)
+        return record(data, root, 1 + visits * len(fates) // 5, model=Watcher())
+
+    with caplog.at_level(logging.WARNING):
+        watcher = run(tmp_path / "alone", workers=0, visits=2)
+    assert len(watcher.seen) == 1 + 2 * len(fates) // 5
+    found = {line["path"]: line for line in reported(tmp_path / "alone")}
+    assert len(found) == len(reported(tmp_path / "alone")) == sum("left out" in text for text in caplog.messages)
+    for name, fate in fates.items():
+        picture = Path(name).suffix in (".png", ".jpg", ".webp", ".bmp", ".tif")
+        if fate == BROKEN and not (picture and frames > 1):
+            assert str(folder / name) in found[name]["reason"] and found[name]["row"].startswith(f"{manifest}:")
+            assert len(found[name]["reason"]) > len(str(folder / name)) + 5
+            assert caplog.text.count(f"/{name}: ".replace("\n", "\\n")) == 1 or "\n" in name
+        if fate == GOOD:
+            assert name not in found, found[name]
+    # What stands in for them is the same for any number of workers, and after others were found broken.
+    again = run(tmp_path / "workers", workers=2)
+    assert again.seen == watcher.seen[: len(again.seen)] and again.sums == watcher.sums[: len(again.seen)]
+    assert {line["path"] for line in reported(tmp_path / "workers")} <= found.keys()
+
+
+def test_a_run_that_goes_on_reports_nothing_twice(corpus: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    folder, fates = corpus
+    names = [name for name in fates if name.startswith(("whole", "empty", "cut5"))]
+    manifest = write_manifest(folder, names, end=0.04)
+
+    def run(steps: int, **options: Any) -> list[list[int]]:
+        data = VideoFolder(CLIP, manifest=manifest, held_out_share=0, broken_limit=1.0, batch_size=4)
+        return record(data, options.pop("root", tmp_path), steps, **options).seen
+
+    whole = run(20, root=tmp_path / "whole")
+    assert run(7) + run(20, ckpt_path=tmp_path / "7.ckpt") == whole
+    places = Counter(line["row"] for line in reported(tmp_path))
+    assert set(places.values()) == {1} and len(places) == len(reported(tmp_path / "whole")) > 10
+
+
+def test_what_stands_in_does_not_depend_on_what_was_found_before(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "0.mkv", frames=50).read_bytes()
+    for number in range(1, 6):
+        # Where the last frames are gone it depends on the view whether a clip can be read.
+        (tmp_path / f"{number}.mkv").write_bytes(whole[: len(whole) * 4 // 5] if number < 3 else whole)
+    manifest = write_manifest(tmp_path, [f"{number}.mkv" for number in range(6)], end=2.0)
+
+    def clips() -> FolderClips:
+        return VideoFolder(CLIP, manifest=manifest, held_out_share=0, broken_limit=1.0, views=FreshViews()).dataset("train")
+
+    def look(item: dict) -> tuple[int, float]:
+        return item["index"], item["video"].double().sum().item()
+
+    visits = [(index, visit) for visit in range(12) for index in range(6)]
+    one, other = clips(), clips()
+    forward = {place: look(one.at_visit(*place)) for place in visits}
+    backward = {place: look(other.at_visit(*place)) for place in reversed(visits)}
+    assert forward == backward
+    served = Counter(forward[place][0] == place[0] for place in visits if place[0] in (1, 2))
+    assert served[True] > 3 and served[False] > 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("values", [{}, {"end": 0.5}])
+def test_too_many_end_the_run_in_one_line(tmp_path: Path, workers: int, values: dict) -> None:
+    whole = write_video(tmp_path / "0.mp4").read_bytes()
+    for number in range(10):
+        (tmp_path / f"{number}.mp4").write_bytes(whole if number < 8 else whole[: len(whole) // 2])
+    manifest = write_manifest(tmp_path, [f"{number}.mp4" for number in range(10)], **values)
+
+    def data(limit: float) -> VideoFolder:
+        return VideoFolder(CLIP, manifest=manifest, held_out_share=0, broken_limit=limit, batch_size=2, workers=workers)
+
+    assert len(record(data(0.2), tmp_path / "within", 5).seen) == 5
+    with pytest.raises(ValueError, match="2 of 10 rows are unreadable, more than the broken_limit of 0.19; ") as caught:
+        record(data(0.19), tmp_path / "beyond", 5)
+    assert "\n" not in str(caught.value) and ".mp4: Invalid data" in str(caught.value)
+    assert len(reported(tmp_path / "beyond")) == 2
+
+
+def every_fourth_is_broken(path: Path) -> None:
+    if int(path.name) % 4 == 0:
+        raise UnreadableVideo(f"{path}: nothing in it")
+
+
+def test_a_large_set_stops_long_before_its_limit_is_reached() -> None:
+    def read(limit: float) -> int:
+        broken = BrokenFiles(1_000_000, Tolerance(limit))
+        for number in range(3 * ATTEMPTS):
+            broken.read(number, row(number, Path(str(number))), every_fourth_is_broken)
+        return broken.count
+
+    assert read(0.2) == 3 * ATTEMPTS // 4
+    with pytest.raises(
+        ValueError, match=r"51 of the first 201 clips cannot be read, more than twice the broken_limit of 0\.05; clips\.jsonl:200"
+    ):
+        read(0.05)
+
+
+def hang_at_stuck_files(path: Path, *arguments: Any) -> torch.Tensor:
+    if path.name.startswith("stuck"):
+        with open(path.with_name("visits"), "a") as file:
+            file.write(f"{path.name}\n")
+        ctypes.PyDLL(None).sleep(100)
+    return read_clip(path, *arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_decoder_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch, workers: int) -> None:
+    names = ["0.mp4", "stuck0.mp4", "1.mp4", "stuck1.mp4", "2.mp4", "3.mp4"]
+    for name in names:
+        write_video(tmp_path / name)
+    monkeypatch.setattr(folder_clips, "read_clip", hang_at_stuck_files)
+    settings = {"held_out_share": 0, "broken_limit": 0.4, "time_limit": 2.0, "batch_size": 2, "workers": workers}
+    watcher = record(VideoFolder(CLIP, manifest=write_manifest(tmp_path, names), **settings), tmp_path / "run", 9)
+    assert len(watcher.seen) == 9 and {index for step in watcher.seen for index in step} == {0, 2, 4, 5}
+    assert sorted(line["path"] for line in reported(tmp_path / "run")) == ["stuck0.mp4", "stuck1.mp4"]
+    assert all("takes longer than 2 s" in line["reason"] for line in reported(tmp_path / "run"))
+    assert Counter((tmp_path / "visits").read_text().split()) == {"stuck0.mp4": 1, "stuck1.mp4": 1}
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 12, 97])
+def test_all_other_rows_may_stand_in(total: int) -> None:
+    for index in range(total):
+        for visit in (0, 1):
+            assert sorted(stand_ins(index, visit, total)) == [other for other in range(total) if other != index]
+
+
+def test_no_row_stands_in_for_a_whole_stretch() -> None:
+    stretch = range(100, 200)
+    firsts = Counter(next(other for other in stand_ins(index, 0, 1000) if other not in stretch) for index in stretch)
+    assert max(firsts.values()) <= 4
+    assert list(stand_ins(5, 0, 1000)) == list(stand_ins(5, 0, 1000)) != list(stand_ins(5, 1, 1000))
+
+
+def test_processes_add_to_one_report(tmp_path: Path, caplog) -> None:
+    one, other = (Report(tmp_path / "run" / "broken.jsonl") for _ in range(2))
+    error = UnreadableVideo("nothing.mp4: there is no such file")
+    for report, number in ((one, 1), (other, 1), (other, 2), (one, 2), (one, 3), (one, 3), (other, 3)):
+        report.add(row(number), error, "some")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "broken.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == [f"clips.jsonl:{number}" for number in (1, 2, 3)]
+    assert [record.getMessage() for record in caplog.records] == [f"clips.jsonl:{number}: left out: {error} (some)" for number in (1, 2, 3)]
+
+
+def memory() -> int:
+    """Pages of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
+def test_memory_does_not_grow(corpus: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    folder, fates = corpus
+    large = [write_video(tmp_path / f"large.{suffix}", CODECS[suffix], frames=4, size=(240, 320)) for suffix in ("mp4", "webm")]
+    names = [name for name in fates if name.startswith(("whole", "cut", "flipped"))]
+    paths = large * 40 + [folder / name for name in names]
+
+    def decode(times: int) -> tuple[int, int]:
+        for number in range(times):
+            with suppress(UnreadableVideo):
+                read_guarded(30.0, read_clip, paths[number % len(paths)], Clip(1, 64, 64))
+        return within(30.0, memory), memory()
+
+    before, after = decode(500), decode(2000)
+    assert after[0] <= 1.05 * before[0] and after[1] <= 1.05 * before[1]
+
+
+def test_hanging_takes_no_longer_than_the_limit(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(UnreadableVideo, match="stuck.mp4: reading it takes longer than 0.5 s"):
+        read_guarded(0.5, hang_at_stuck_files, tmp_path / "stuck.mp4")
+    assert time.monotonic() - started < 50

@@ -1,0 +1,265 @@
+"""An evaluation finds what it must, whatever the batches, processes and earlier runs; what differs from the protocol is said."""
+
+import json
+from collections.abc import Sized
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from callbacks import EvaluateRollouts, EvaluateVideos
+from callbacks.video_sets import Walk
+from modules.batch import VideoBatch
+from modules.geometry import Clip
+from modules.metrics import Protocol, RandomFeatures
+
+pytestmark = pytest.mark.filterwarnings("ignore:a Fréchet distance of")
+FEATURES = (4, 4)
+
+
+class Patterns:
+    """Patterns that move to the right; of a class that tells their colour."""
+
+    def __init__(self, split: str, length: int, frames: int) -> None:
+        self.split, self.length, self.frames, self.reads = split, length, frames, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.reads += 1
+        chance = torch.Generator().manual_seed(1000 * (self.split == "train") + index)
+        picture = torch.randint(256, (3, 1, 8, 8), generator=chance, dtype=torch.uint8)
+        picture[index % 3] //= 2
+        return {
+            "video": torch.cat([picture.roll(step, dims=3) for step in range(self.frames)], dim=1),
+            "label": index % 3,
+            "caption": f"pattern {index}",
+            "index": index,
+        }
+
+
+class Data(LightningDataModule):
+    workers = 0
+
+    def __init__(self, clips: int = 24, batch_size: int = 5, frames: int = 5, class_names: tuple[str, ...] = ("a", "b", "c")) -> None:
+        super().__init__()
+        self.batch_size, self.clip, self.class_names = batch_size, Clip(frames, 8, 8, 8.0), list(class_names)
+        self.sets = {split: Patterns(split, clips, frames) for split in ("train", "test")}
+
+    def dataset(self, split: str) -> Sized:
+        return self.sets[split]
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader([torch.zeros(1)])  # type: ignore[arg-type]
+
+
+class Model(LightningModule):
+    """Copies perfectly, and generates by the rule it is given."""
+
+    def __init__(self, rule: str = "noise") -> None:
+        super().__init__()
+        self.rule = rule
+        self.asked: list[tuple[int, int]] = []
+
+    def test_step(self, batch: Tensor, batch_index: int) -> None:
+        pass
+
+    def reconstruct(self, batch: VideoBatch) -> Tensor:
+        return batch["video"]
+
+    def make(self, batch: VideoBatch, frames: int | None = None) -> Tensor:
+        seeds, labels = batch["index"].tolist(), batch["label"].tolist()
+        self.asked += zip(seeds, labels, strict=True)
+        if self.rule == "training":
+            dataset = self.trainer.datamodule.dataset("train")  # type: ignore[attr-defined]
+            return torch.stack([dataset[seed % len(dataset)]["video"] for seed in seeds])
+        if self.rule == "always the same":
+            return batch["video"].flip(2)
+        size = (3, frames or batch["video"].shape[2], 8, 8)
+        chances = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return torch.stack([torch.randint(256, size, generator=chance, dtype=torch.uint8) for chance in chances])
+
+
+def run(folder: Path, callback: Callback, model: LightningModule | None = None, data: Data | None = None) -> None:
+    trainer = Trainer(
+        default_root_dir=folder,
+        callbacks=[callback],
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.test(model or Model(), data or Data(), verbose=False)
+
+
+def evaluated(folder: Path, model: Model | None = None, data: Data | None = None, **settings: Any) -> dict[tuple[str, str], dict]:
+    settings = {"protocol": Protocol("toy", frames=5, repeats=2), **settings}
+    run(folder, EvaluateVideos(RandomFeatures(widths=FEATURES), str(folder), **settings), model, data)
+    rows = json.loads((folder / "results.json").read_text())["results"]
+    assert len({(row["metric"], row["of"]) for row in rows}) == len(rows)
+    return {(row["metric"].split(" (")[0].split(",")[0], row["of"]): row for row in rows}
+
+
+DISTANCE = "Fréchet distance"
+NEAREST = "median distance to the nearest training video"
+VARIETY = "variety for one condition"
+
+
+def test_copies_have_no_distance_and_all_else_stands_beside_the_floor(tmp_path: Path) -> None:
+    rows = evaluated(tmp_path)
+    floor = rows[DISTANCE, "real"]["value"]
+    assert rows[DISTANCE, "reconstructed"]["value"] == pytest.approx(0.0, abs=1e-6) and floor > 0
+    assert rows[DISTANCE, "static"]["value"] > 3 * floor and rows[DISTANCE, "generated"]["value"] > floor
+    assert all(row["floor"] == floor for (metric, _), row in rows.items() if metric == DISTANCE)
+    assert rows[DISTANCE, "real"]["clips"] == 12 and rows[DISTANCE, "generated"]["clips"] == 24
+    generated = rows[DISTANCE, "generated"]
+    assert len(generated["values"]) == 2 and generated["values"][0] != generated["values"][1] and generated["spread"] > 0
+
+
+def test_results_say_how_to_make_them_again(tmp_path: Path) -> None:
+    evaluated(tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["protocol"]["name"] == "toy" and content["protocol"]["frames"] == 5
+    assert {"checkpoint", "checkpoint_sha256", "command", "versions", "fingerprint", "clip", "data"} <= content["origin"].keys()
+    assert content["origin"]["clip"]["height"] == 8 and "torch" in content["origin"]["versions"]
+
+
+def test_batches_do_not_matter(tmp_path: Path) -> None:
+    one, other = evaluated(tmp_path / "a", data=Data(batch_size=5)), evaluated(tmp_path / "b", data=Data(batch_size=24))
+    for key, row in one.items():
+        assert other[key]["values"] == pytest.approx(row["values"], rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("places", [1, 7, 8])
+def test_processes_share_places_and_find_the_same(places: int) -> None:
+    data, parts = Data(batch_size=2), {}
+
+    def walk(rank: int, world: int, gather: Any) -> Tensor:
+        module = SimpleNamespace(device="cpu", transfer_batch_to_device=lambda batch, *_: batch, all_gather=gather)
+        trainer = SimpleNamespace(world_size=world, global_rank=rank, datamodule=data)
+        there = Walk(trainer, module, data.dataset("test"), [4, 2, 0, 1, 3])  # type: ignore[arg-type]
+        return there.vectors(RandomFeatures(widths=FEATURES), places, 5, Model().make, repeat=1)[0]
+
+    alone = walk(0, 1, lambda found: found)
+    for rank in range(3):
+        walk(rank, 3, lambda found, rank=rank: parts.setdefault(rank, found)[None].expand(3, -1, -1))
+    assert len({len(part) for part in parts.values()}) == 1
+    together = torch.stack([parts[rank] for rank in range(3)])
+    assert torch.equal(walk(0, 3, lambda _: together), alone) and len(alone) == places
+
+
+def test_every_place_and_seed_has_a_seed_of_its_own(tmp_path: Path) -> None:
+    model = Model()
+    evaluated(tmp_path, model, clips=30)
+    seeds = [seed for seed, _ in model.asked]
+    assert len(set(seeds)) == len(seeds) == 60 and max(seeds) < 2**32
+
+
+def test_classes_come_from_the_clips_or_in_turn(tmp_path: Path) -> None:
+    own, turns = Model(), Model()
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0)).tolist()
+    evaluated(tmp_path / "a", own)
+    evaluated(tmp_path / "b", turns, protocol=Protocol("toy", frames=5, repeats=1, classes="uniform"))
+    assert own.asked[:24] == [(place, number % 3) for place, number in enumerate(order)]
+    assert turns.asked == [(place, place % 3) for place in range(24)]
+
+
+def test_departures_from_the_protocol_are_said(tmp_path: Path) -> None:
+    protocol = Protocol("toy", frames=4, clips=100, height=128, width=8, fps=25, features="FVD", repeats=2)
+    note = evaluated(tmp_path, protocol=protocol, repeats=1)[DISTANCE, "generated"]["note"]
+    for text in ("not toy", "24 real videos instead of 100", "8 rows instead of 128", "8 frames per second instead of 25"):
+        assert text in note
+    assert "instead of FVD" in note and "1 seeds instead of 2" in note and "columns" not in note and "too few videos" not in note
+    assert not evaluated(tmp_path, protocol=Protocol("toy", frames=4, clips=24, repeats=2))[DISTANCE, "generated"]["note"]
+
+
+def test_real_videos_are_kept_for_later(tmp_path: Path) -> None:
+    first, second = Data(), Data()
+    rows = evaluated(tmp_path / "a", data=first, cache=str(tmp_path / "cache"))
+    again = evaluated(tmp_path / "b", data=second, cache=str(tmp_path / "cache"))
+    assert {key: row["values"] for key, row in rows.items()} == {key: row["values"] for key, row in again.items()}
+    assert second.sets["test"].reads == first.sets["test"].reads - 2 * 24
+    for changed in ({"protocol": Protocol("toy", frames=4, repeats=2)}, {"data": Data(clips=22)}, {"clips": 8}):
+        evaluated(tmp_path / "c", cache=str(tmp_path / "cache"), **changed)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_copies_of_training_videos_are_found_out(tmp_path: Path) -> None:
+    copies = evaluated(tmp_path / "a", Model("training"), training_clips=24)
+    honest = evaluated(tmp_path / "b", Model("noise"), training_clips=24)
+    assert copies[NEAREST, "generated"]["value"] == pytest.approx(0.0, abs=1e-3) and honest[NEAREST, "generated"]["value"] > 0.5
+    share = "share nearer to a training video than 99 % of real ones"
+    assert copies[share, "generated"]["value"] == 1.0 and honest[share, "generated"]["value"] < 0.5
+
+
+def test_training_videos_are_not_their_own_copies(tmp_path: Path) -> None:
+    rows = evaluated(tmp_path, Model("training"), training_clips=24, protocol=Protocol("toy", frames=5, repeats=1, split="train"))
+    assert (
+        rows[NEAREST, "generated"]["value"] == pytest.approx(0.0, abs=1e-3)
+        and "other training videos" in rows[NEAREST, "generated"]["note"]
+    )
+
+
+def test_one_answer_for_every_condition_has_no_variety(tmp_path: Path) -> None:
+    assert evaluated(tmp_path / "a", Model("always the same"))[VARIETY, "generated"]["value"] == 0.0
+    assert evaluated(tmp_path / "b", Model("noise"))[VARIETY, "generated"]["value"] > 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "message"),
+    [
+        ({"protocol": Protocol("toy", frames=9)}, {}, "protocol toy looks at 9 frames, the videos have 5"),
+        (
+            {"protocol": Protocol("toy", frames=5, classes="uniform")},
+            {"class_names": ()},
+            "goes through the classes, and the data has none",
+        ),
+        ({}, {"clips": 1}, "fewer than two clips in the split 'test'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_made(tmp_path: Path, settings: dict, data: dict, message: str) -> None:
+    model = Model()
+    with pytest.raises(ValueError, match=message):
+        evaluated(tmp_path, model, Data(**data), **settings)
+    assert not model.asked
+
+
+@pytest.mark.parametrize("settings", [{"clips": 0}, {"repeats": -1}, {"training_clips": -1}])
+def test_numbers_must_be_positive(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        EvaluateVideos(RandomFeatures(widths=FEATURES), "nowhere", **settings)  # type: ignore[arg-type]
+
+
+# Rollouts
+
+
+def test_rollouts_are_followed_beyond_the_trained_length(tmp_path: Path) -> None:
+    run(tmp_path, EvaluateRollouts(str(tmp_path), frames=13, clips=6, repeats=2))
+    rows = {(row["metric"], row["of"]): row for row in json.loads((tmp_path / "results.json").read_text())["results"]}
+    lines = (tmp_path / "drift.csv").read_text().splitlines()
+    assert len(lines) == 14 and lines[0].startswith("frame,generated sharpness") and lines[6].endswith(",,,")
+    assert {metric for metric, of in rows if metric.startswith("motion") and of == "generated"} == {
+        f"motion (levels), frames {first}-{first + 4}" for first in (0, 5, 8)
+    }
+    assert len(rows["motion (levels), frames 8-12", "generated"]["values"]) == 2
+    assert rows["motion (levels), frames 5-9", "generated"]["floor"] == rows["motion (levels), frames 0-4", "real"]["value"] > 0
+
+
+def test_rollouts_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="rollouts of 3 frames are shorter than the clips of 5 frames"):
+        run(tmp_path, EvaluateRollouts(str(tmp_path), frames=3))
+    with pytest.raises(ValueError, match="must be positive"):
+        EvaluateRollouts(str(tmp_path), clips=0)
+
+    class Silent(LightningModule):
+        def test_step(self, batch: Tensor, batch_index: int) -> None:
+            pass
+
+    with pytest.raises(ValueError, match="needs a model that makes videos; Silent makes none"):
+        run(tmp_path, EvaluateRollouts(str(tmp_path)), Silent())

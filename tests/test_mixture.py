@@ -1,0 +1,210 @@
+"""Laws of mixtures and of growth: the stated ratio, batches of one kind, and an order of nothing but the seed and the consumed clips."""
+
+from collections import Counter
+
+import pytest
+import torch
+from counted_clips import NumberClips, Numbers, Visits, as_process, record
+
+from datamodules import Mixture, MovingDigits
+from datamodules.base import Beginning
+from datamodules.order import turn
+from datamodules.resumable import ResumableLoader
+from datamodules.streams import Stream
+from modules.geometry import Clip
+
+
+def mixture(workers=0, **sizes):
+    """Videos of 5 frames, numbers 0..16, three a batch; pictures 17..25, two a batch; every third batch is one of pictures."""
+    sizes = {"film": 3, "pictures": 2, **sizes}
+    parts = {
+        "film": NumberClips(17, 5, batch_size=sizes["film"], workers=workers),
+        "pictures": NumberClips(9, 1, batch_size=sizes["pictures"]),
+    }
+    return Mixture(parts, {"pictures": 1, "film": 2}, main="film")
+
+
+def growing(workers=0):
+    """Pictures up to step 4, 5 frames up to step 9, then 9 frames."""
+    return NumberClips(17, 9, workers=workers, until={4: Beginning(frames=1, batch_size=5), 9: Beginning(frames=5)})
+
+
+def row(data, batches):
+    """The first batches of a data module: frames and numbers."""
+    loader, seen = data.train_dataloader(), []
+    while len(seen) < batches:
+        seen += [(batch["video"].shape[2], batch["index"].tolist()) for batch in loader]
+    return seen[:batches]
+
+
+@pytest.mark.parametrize("shares", [[1, 1], [3, 1], [1, 0, 2], [0.02, 0.98], [5, 4, 3, 2, 1, 0.5, 0.1], [1]])
+def test_turns_keep_the_ratio_at_any_time(shares):
+    counts = [0] * len(shares)
+    for step in range(5000):
+        counts[turn(step, shares, seed=7)] += 1
+        worst = max(abs(count - (step + 1) * share / sum(shares)) for count, share in zip(counts, shares, strict=True))
+        assert worst < 3, (step, counts)
+    assert all(count == 0 for count, share in zip(counts, shares, strict=True) if share == 0)
+
+
+def test_turns_follow_the_seed_and_have_no_period():
+    first, second = ([turn(step, [1, 1], seed) for step in range(500)] for seed in (0, 1))
+    assert first != second
+    assert all(first[:250] != first[shift : 250 + shift] for shift in range(1, 250))
+
+
+def test_a_batch_is_of_one_part_and_has_its_size():
+    seen = row(mixture(), 300)
+    assert all(frames == (5 if numbers[0] < 17 else 1) and len(numbers) == (3 if frames == 5 else 2) for frames, numbers in seen)
+    assert all((number < 17) == (frames == 5) for frames, numbers in seen for number in numbers)
+    assert abs(sum(frames == 1 for frames, _ in seen) - 100) < 3
+
+
+def test_the_order_of_the_names_does_not_matter():
+    parts = {"b": NumberClips(17, 5), "a": NumberClips(9, 1)}
+    turned = dict(reversed(parts.items()))
+    assert row(Mixture(parts, {"b": 2, "a": 1}, main="b"), 30) == row(Mixture(turned, {"a": 1, "b": 2}, main="b"), 30)
+
+
+def test_every_part_comes_whole_before_it_comes_again():
+    counts = Counter()
+    for _, numbers in row(mixture(), 200):
+        counts.update(numbers)
+        for part in (range(17), range(17, 26)):
+            seen = [counts[number] for number in part]
+            assert max(seen) - min(seen) <= 1
+
+
+def test_the_order_is_the_same_for_any_number_of_workers():
+    assert row(mixture(), 40) == row(mixture(workers=2), 40)
+    assert row(growing(), 40) == row(growing(workers=2), 40)
+
+
+def test_processes_take_the_same_part_and_share_its_order(monkeypatch):
+    alone = row(mixture(film=4, pictures=2), 60)
+    shares = []
+    for rank in (0, 1):
+        as_process(monkeypatch, rank, 2)
+        shares.append(row(mixture(film=2, pictures=1), 60))
+    assert [(one[0], one[1] + other[1]) for one, other in zip(*shares, strict=True)] == alone
+    assert [frames for frames, _ in shares[0]] == [frames for frames, _ in shares[1]]
+
+
+def test_a_mixture_goes_over_to_another_number_of_processes(monkeypatch):
+    loader = mixture(film=4, pictures=2).train_dataloader()
+    iterator = iter(loader)
+    for _ in range(5):
+        next(iterator)
+    state, rest = loader.state_dict(), [batch["index"].tolist() for batch in iterator]
+    assert rest and all(count > 0 for count in state["consumed"])
+    shares = []
+    for rank in (0, 1):
+        as_process(monkeypatch, rank, 2)
+        data = mixture(film=2, pictures=1)
+        data.load_state_dict(state)
+        shares.append([numbers for _, numbers in row(data, len(rest))])
+    assert [one + other for one, other in zip(*shares, strict=True)] == rest
+
+
+# An epoch of the mixture has 5 + 4 batches, one of the growing clips 5: stops within the first and at an end; before, at and after growth.
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [1, 4, 7, 9, 14])
+@pytest.mark.parametrize("make", [mixture, growing])
+def test_a_resumed_run_sees_what_the_uninterrupted_run_sees(tmp_path, make, stop, workers):
+    whole = record(make(), tmp_path, 20)
+    before = record(make(workers), tmp_path, stop)
+    after = record(make(workers), tmp_path, 20, tmp_path / f"{stop}.ckpt")
+    assert len(whole.seen) == 20 and len(set(whole.frames)) > 1
+    assert before.seen + after.seen == whole.seen and before.frames + after.frames == whole.frames
+
+
+def test_growth_is_exact_to_the_step(tmp_path):
+    seen = record(growing(), tmp_path, 12)
+    assert seen.frames == [1] * 4 + [5] * 5 + [9] * 3
+    assert [len(numbers) for numbers in seen.seen] == [5] * 4 + [3] * 8
+    # Numbers count on from size to size, so what is remembered of one is never taken for another.
+    assert {number // 17 for numbers in seen.seen[:4] for number in numbers} == {0}
+    assert {number // 17 for numbers in seen.seen[9:] for number in numbers} == {2}
+
+
+def test_mixtures_grow_by_their_parts():
+    data = Mixture({"film": growing(), "pictures": NumberClips(9, 1, batch_size=2)}, {"film": 1, "pictures": 1}, main="film")
+    frames = [frames for frames, numbers in row(data, 60) if numbers[0] < 51]
+    assert frames == sorted(frames) and set(frames) == {1, 5, 9} and 20 < len(frames) < 40
+    assert data.clip.frames == 9 and [clip.frames for clip in data.train_clips] == [1, 5, 9, 1]
+
+
+def test_a_clip_is_told_how_often_it_came(tmp_path):
+    def visits():
+        return NumberClips(7, kind=Visits, batch_size=2)
+
+    whole = record(visits(), tmp_path, 14)
+    flat = [label for labels in whole.labels for label in labels]
+    assert flat == [place // 7 for place in range(28)]
+    record(visits(), tmp_path, 5)
+    assert record(visits(), tmp_path, 14, tmp_path / "5.ckpt").labels == whole.labels[5:]
+
+
+def test_validation_is_on_the_main_part():
+    data = mixture()
+    data.setup("fit")
+    assert [batch["video"].shape[2] for batch in data.val_dataloader()] == [5, 5] and data.clip.frames == 5
+
+
+def test_too_few_clips_of_any_part_are_refused_by_name(monkeypatch):
+    with pytest.raises(ValueError, match=r"9 training clips \(pictures\) do not fill one batch of 10"):
+        mixture(pictures=10).train_dataloader()
+    as_process(monkeypatch, 0, 5)
+    with pytest.raises(ValueError, match=r"9 training clips \(pictures\) .* \(batch_size 2 x 5 processes\)"):
+        mixture().train_dataloader()
+    short = Mixture({"a": NumberClips(3, until={2: Beginning(batch_size=9)})}, {"a": 1}, main="a")
+    with pytest.raises(ValueError, match=r"3 training clips \(a, before step 2\) .* 45"):
+        short.train_dataloader()
+
+
+def test_what_cannot_be_mixed_is_refused():
+    part = NumberClips()
+    for parts, ratio in (({"a": part}, {"b": 1}), ({"a": part}, {"a": 1, "b": 1})):
+        with pytest.raises(ValueError, match="ratio must give every part a share: parts are a, shares are given to"):
+            Mixture(parts, ratio, main="a")
+    for parts in ({}, {"a": part}):
+        with pytest.raises(ValueError, match="main must be the name of a part, one of .*, got 'b'"):
+            Mixture(parts, dict.fromkeys(parts, 1), main="b")
+    with pytest.raises(ValueError, match="ratio: the share of b must be positive, got 0"):
+        Mixture({"a": part, "b": part}, {"a": 1, "b": 0}, main="a")
+    other = NumberClips()
+    other.class_names = ["left", "right"]
+    with pytest.raises(ValueError, match=r"b has the classes left, right \(2\), another part has 0 up, 0 down, 0 left, ... \(40\)"):
+        Mixture({"a": MovingDigits(Clip(1, 1, 1)), "b": other}, {"a": 1, "b": 1}, main="a").setup("fit")
+
+
+def test_beginnings_are_checked():
+    with pytest.raises(ValueError, match="until: steps are at least 1, got 0"):
+        NumberClips(until={0: Beginning(frames=1)})
+    with pytest.raises(ValueError, match="clip.frames must be positive, got -1"):
+        NumberClips(until={3: Beginning(frames=-1)})
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        NumberClips(until={3: Beginning(batch_size=0)})
+
+
+def test_the_position_in_other_data_is_refused():
+    state = mixture().train_dataloader().state_dict()
+    data = NumberClips()
+    data.load_state_dict(state)
+    with pytest.raises(ValueError, match="clips of 2 sizes or sources, and now there are 1"):
+        data.train_dataloader()
+
+
+def test_a_position_far_away_is_found_at_once():
+    """By a state whose numbers say where to go on; nothing is counted up."""
+    streams = [Stream(Numbers(range(11)), 4), Stream(Numbers(range(5)), 2)]
+    loader = ResumableLoader(streams, lambda items: [item["index"] for item in items])
+    loader.load_state_dict({"steps": 10**12, "consumed": [11 * 10**12, 5 * 10**12]})
+    assert len(list(loader)) == 4 and loader.state_dict()["steps"] == 10**12 + 4
+
+
+def test_captions_and_classes_are_those_of_all_parts():
+    clips = {"video": MovingDigits(Clip(5, 16, 16)), "pictures": MovingDigits(Clip(1, 16, 16))}
+    data = Mixture(clips, {"video": 0.7, "pictures": 0.3}, main="video")
+    assert data.class_names == clips["video"].class_names and data.captions == sorted(clips["video"].captions)
+    assert torch.equal(data.dataset("val")[0]["video"], clips["video"].dataset("val")[0]["video"])

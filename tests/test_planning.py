@@ -1,0 +1,163 @@
+"""What the planner computes is what a training takes."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_transformer
+from torch.profiler import ProfilerActivity, profile
+from toy_runs import CONFIGS, ROOT
+
+from modules.autoregression import bit_loss
+from modules.geometry import Clip, Layout, Pyramid
+from modules.optim import decay_groups
+from modules.plan import compose, main, plan
+from modules.planning import Machine, Memory, memory_of, needs_of, work_of
+from modules.planning.memory import STATES
+from modules.planning.work import pairs
+from modules.tokenizer import VideoTokenizer
+from modules.transformer import ClassCondition, Execution, VideoARTransformer
+from modules.transformer.masks import block_of_tokens, dense, visible_blocks
+from modules.transformer.sequence import TokenSequence
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small training."""
+
+    width: int
+    layers: int
+    layout: Layout
+    batch: int
+    recompute: bool = False
+    history: str = "all_scales"
+
+
+CASES = [
+    Case(128, 3, Layout(Pyramid.of(8, 8), 3), 2),
+    Case(256, 2, Layout(Pyramid.of(4, 4), 2), 4),
+    Case(128, 6, Layout(Pyramid.of(8, 8), 2), 4, recompute=True),
+    Case(192, 2, Layout(Pyramid.of(4, 6), 3), 3, history="last_scale"),
+]
+
+
+def builder(case: Case) -> Any:
+    def build(layers: int | None, recompute: bool) -> VideoARTransformer:
+        settings = {"history": case.history, "execution": Execution("dense", recompute)}
+        return VideoARTransformer(16, lambda width: ClassCondition(width, (7,)), case.width, layers or case.layers, 4, **settings)
+
+    return build
+
+
+def allocated(profiler: profile) -> int:
+    """Bytes that came and did not go while the profiler watched, by the allocator's own account."""
+    events = profiler.profiler.kineto_results.events()
+    return sum(event.nbytes() for event in events if event.name() == "[memory]")
+
+
+def measured(case: Case) -> int:
+    """Bytes held at the end of a second forward pass, when weights, averages, gradients and what is kept are all there."""
+    batch, bits = case.batch, 16
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model = builder(case)(None, case.recompute)
+        optimizer = torch.optim.AdamW(decay_groups(model))
+        for step in range(3):
+            inputs = torch.zeros(batch, case.layout.tokens, bits)
+            complete = torch.zeros(batch, case.layout.frames, bits, *case.layout.pyramid.sizes[-1])
+            logits = model(inputs, case.layout, torch.zeros(batch, 1, dtype=torch.long), complete=complete)
+            loss = bit_loss(logits, torch.zeros(inputs.shape, dtype=torch.bool))
+            if step < 2:
+                loss.backward()
+            if step == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    return allocated(profiler)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_memory_is_what_a_training_takes(case: Case) -> None:
+    # Once before, so that indices and masks, which stay for other runs, are not counted.
+    measured(case)
+    memory = memory_of(builder(case), case.layout, case.recompute, bf16=False)
+    model = builder(case)(None, case.recompute)
+    assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
+    states, found = memory.parameters * STATES, measured(case)
+    assert states + memory.kept(case.batch) == pytest.approx(found, rel=0.05)
+    assert memory.kept(case.batch) == pytest.approx(found - states, rel=0.05)
+
+
+def test_checkpointing_keeps_less_and_computes_a_block_again() -> None:
+    case = CASES[2]
+    with_it, without = (memory_of(builder(case), case.layout, recompute, bf16=False) for recompute in (True, False))
+    assert with_it.per_clip < 0.3 * without.per_clip and without.recomputed == 0
+    assert without.per_clip / case.layers == pytest.approx(with_it.recomputed, rel=0.3)
+
+
+@pytest.mark.parametrize(("window", "history"), [(None, "all_scales"), (1, "all_scales"), (None, "last_scale")])
+def test_pairs_are_those_of_the_mask(window: int | None, history: Any) -> None:
+    sequence = TokenSequence(Layout(Pyramid.of(4, 4), 3), 2, history)
+    assert pairs(sequence, window) == int(dense(visible_blocks(sequence, window), block_of_tokens(sequence)).sum())
+
+
+def test_work_is_counted_by_hand() -> None:
+    with torch.device("meta"):
+        tokenizer, transformer = VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1), make_transformer()
+    work = work_of(tokenizer, transformer, Clip(9, 16, 16))
+    tokens, width = 3 * (1 + 4 + 9 + 16), 48
+    assert (work.tokens, work.sequence) == (tokens, tokens + 2)
+    block = width * (3 + 1 + 8 + 4) * width
+    once = width * 6 * width + width * 2 * width
+    assert work.linear == 2 * ((tokens + 2) * 2 * block + tokens * 2 * 8 * width + once)
+    assert work.training == 3 * (work.linear + work.attention) and work.encoding > 0
+    assert work.done(recompute=True) == 4 * (work.linear + work.attention) + work.encoding
+
+
+MEMORY = Memory(parameters=1000, block=200, layers=4, fixed=10, per_clip=100, recomputed=0)
+
+
+def test_shares_and_copies() -> None:
+    with torch.device("meta"):
+        networks = VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1), make_transformer()
+    work = work_of(*networks, Clip(5, 16, 16))
+    single, ddp, fsdp = (
+        needs_of(MEMORY, work, Machine(strategy, ranks, 1.0, 0.5), batch=2, accumulate=3, tokenizer=50)  # type: ignore[arg-type]
+        for strategy, ranks in (("single", 1), ("ddp", 4), ("fsdp", 4))
+    )
+    assert single.components == ddp.components and single.memory == 16 * 1000 + 4 * 50 + 210
+    assert fsdp.memory == 16 * 250 + 4 * 50 + 210 + 4 * (3 * 200 + 2 * 200)
+    assert (single.clips, ddp.clips) == (6, 24) and single.seconds == ddp.seconds == 6 * work.done(False) / 0.5e12
+    assert single.checkpoint == 4 * (3000 + 50)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [(("single", 2, 1.0, 0.5), "2 devices do not go"), (("ddp", 2, 1.0, 1.5), "utilisation"), (("ddp", 0, 1.0, 0.5), "0 dev")],
+)
+def test_impossible_machines_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Machine(*settings)
+
+
+def test_the_command_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    args = ["-c", "configs/videoar.yaml", "-c", "configs/trainer/ddp.yaml", "--trainer.devices", "8", "--trainer.num_nodes", "2"]
+    main(
+        [*args, "--data.batch_size", "3", "--trainer.max_steps", "10", "--tflops", "100", "--model.transformer.execution.recompute", "true"]
+    )
+    text = capsys.readouterr().out
+    assert "ddp on 16 devices, float32, activation checkpointing on, 3 clips per device" in text
+    assert "| clips per step | 48 |" in text and "one block computed again" in text
+    with pytest.raises(SystemExit, match="say how many devices a node has"):
+        main(args[:4])
+    with pytest.raises(SystemExit, match="only trainings of modules.LitVideoAR"):
+        main(["-c", str(CONFIGS / "tokenizer.yaml")])
+
+
+def test_no_gpu_is_needed_to_plan_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    size = ["--model.transformer", "configs/size/videoar_125m.yaml", "--model.tokenizer", "configs/size/tokenizer_base.yaml"]
+    config = compose(["-c", "configs/videoar.yaml", *size, "-c", "configs/trainer/bf16.yaml", "--trainer.accelerator", "gpu"])
+    assert "transformer 118," in plan(config, 989, 0.4, 1e9) and not list(tmp_path.iterdir())
+    assert asdict(Machine("single", 1, 989, 0.4))["tflops"] == 989

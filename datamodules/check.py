@@ -11,9 +11,8 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ from datamodules.broken import read_guarded
 from datamodules.class_folders import read_rows
 from datamodules.frames import UnreadableVideo
 from datamodules.manifest import Row
+from datamodules.progress import in_threads
 from datamodules.ratio_histogram import ratio_histogram
 from datamodules.survey import Facts, Plan, examine, summary
 from modules.geometry import Clip
 
 log = logging.getLogger(__name__)
-
-# Seconds from one message about progress to the next.
-PATIENCE = 5.0
 
 # Unreadable files to name on the screen; report.json has all.
 SHOWN = 20
@@ -43,30 +40,14 @@ def examine_all(paths: Sequence[Path], whole: bool, workers: int, time_limit: fl
         workers: Files to examine at once, each in a process of its own.
         time_limit: Seconds that one may take.
     """
-    pool = ThreadPoolExecutor(max(1, min(workers, len(paths))))
-    try:
-        tasks = {pool.submit(_look, path, whole, time_limit): path for path in paths}
-        return {tasks[task]: task.result() for task in _with_progress(tasks)}
-    finally:
-        # Nothing but what has begun is waited for, also after Ctrl-C.
-        pool.shutdown(cancel_futures=True)
+    return dict(in_threads(partial(_look, whole, time_limit), paths, workers, log))
 
 
-def _look(path: Path, whole: bool, time_limit: float) -> Facts | str:
+def _look(whole: bool, time_limit: float, path: Path) -> Facts | str:
     try:
         return read_guarded(time_limit, examine, path, whole)
     except UnreadableVideo as error:
         return str(error)
-
-
-def _with_progress(tasks: dict[Any, Path]) -> Iterator[Any]:
-    started = said = time.monotonic()
-    for done, task in enumerate(as_completed(tasks), start=1):
-        yield task
-        now = time.monotonic()
-        if now - said > PATIENCE:
-            said, left = now, (now - started) / done * (len(tasks) - done)
-            log.info("looked at %d of %d files, about %.0f s left", done, len(tasks), left)
 
 
 def text_of(report: dict[str, Any], plan: Plan) -> str:

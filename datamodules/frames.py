@@ -27,6 +27,9 @@ from datamodules.file_kind import objection
 # Seconds below which two times are the same; no container is finer where it matters.
 SAME_TIME = 1e-4
 
+# Red, green and blue.
+WHITE = (255, 255, 255)
+
 # Largest pictures, 8192 x 8192: headers can claim sizes that no memory holds.
 MOST_PIXELS = 2**26
 
@@ -164,20 +167,20 @@ def _complaints() -> int:
     return av.logging.get_last_error()[0]
 
 
-def pixels_of(frame: VideoFrame) -> Tensor:
+def pixels_of(frame: VideoFrame, background: tuple[int, int, int] = WHITE) -> Tensor:
     """``(3, h, w)`` uint8, upright."""
     # A palette may hold transparent colours.
     transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
     pixels = torch.from_numpy(frame.to_ndarray(format="rgba" if transparent else "rgb24", threads=1))
     if frame.interlaced_frame:
         pixels = pixels[::2].repeat_interleave(2, dim=0)[: len(pixels)]
-    return over_white(torch.rot90(pixels, round(frame.rotation / 90)))
+    return flattened(torch.rot90(pixels, round(frame.rotation / 90)), background)
 
 
-def over_white(pixels: Tensor) -> Tensor:
-    """``(h, w, 3 or 4)`` uint8 to ``(3, h, w)`` uint8."""
+def flattened(pixels: Tensor, background: tuple[int, int, int] = WHITE) -> Tensor:
+    """``(h, w, 3 or 4)`` uint8 to ``(3, h, w)`` uint8: what is transparent shows the background."""
     colours = pixels[..., :3]
     if pixels.shape[-1] == 4:
         alpha = pixels[..., 3:].float() / 255
-        colours = (colours * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+        colours = (colours * alpha + torch.tensor(background) * (1 - alpha)).round().to(torch.uint8)
     return colours.permute(2, 0, 1)

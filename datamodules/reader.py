@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from datamodules.file_kind import objection
-from datamodules.frames import MOST_PIXELS, Trouble, UnreadableVideo, nearest, opened, over_white, pixels_of
+from datamodules.frames import MOST_PIXELS, WHITE, Trouble, UnreadableVideo, flattened, nearest, opened, pixels_of
 from datamodules.transforms import CENTRE, Framing
 from modules.geometry import Clip
 
@@ -124,7 +124,7 @@ def read_clip(path: Path | str, clip: Clip, start_seconds: float = 0.0, framing:
 
 
 @contextmanager
-def _opened_picture(path: Path | str) -> Iterator[Image.Image]:
+def opened_picture(path: Path | str) -> Iterator[Image.Image]:
     """A picture file; trouble inside becomes an ``UnreadableVideo``."""
     if reason := objection(path):
         raise UnreadableVideo(f"{path}: {reason}")
@@ -139,16 +139,21 @@ def _opened_picture(path: Path | str) -> Iterator[Image.Image]:
 
 def _picture(path: Path | str) -> Tensor:
     """``(3, h, w)`` uint8 of a picture file, upright."""
-    with _opened_picture(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            # Pillow would cut 16 bits off at 255 where it should scale them.
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        pixels = np.array(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
-    return over_white(torch.from_numpy(pixels))
+    with opened_picture(path) as image:
+        return upright_pixels(image)
+
+
+def upright_pixels(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Tensor:
+    """``(3, h, w)`` uint8 of what a picture shows now; what is transparent shows the background."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        # Pillow would cut 16 bits off at 255 where it should scale them.
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    pixels = np.array(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+    return flattened(torch.from_numpy(pixels), background)
 
 
 def _picture_size(path: Path | str) -> tuple[int, int]:
     """Rows and columns of a picture when it is upright, by its header."""
-    with _opened_picture(path) as image:
+    with opened_picture(path) as image:
         return (image.width, image.height) if image.getexif().get(ORIENTATION, 1) in TURNED else (image.height, image.width)

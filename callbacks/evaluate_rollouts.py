@@ -56,8 +56,7 @@ class EvaluateRollouts(Callback):
         trained = trainer.datamodule.clip.frames  # type: ignore[attr-defined]
 
         def mean(what: str, frames: int, make: Maker, repeat: int = 0) -> Tensor:
-            rank_zero_info(f"{what}: {self.clips} videos of {frames} frames")
-            curves, _ = walk.vectors(lambda video: drift_curves(video, trained - 1).flatten(1), self.clips, frames, make, repeat)
+            curves, _ = walk.vectors(lambda video: drift_curves(video, trained - 1).flatten(1), self.clips, frames, make, repeat, what)
             return curves.mean(dim=0).view(len(MEASURES), frames)
 
         with isolate_rng(), trainer.precision_plugin.test_step_context():

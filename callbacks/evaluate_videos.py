@@ -152,8 +152,7 @@ class EvaluateVideos(Callback):
         return trainer.strategy.broadcast(load_file(kept) if there else None)  # type: ignore[arg-type]
 
     def _vectors(self, walk: Walk, what: str, places: int, make: Maker, repeat: int = 0) -> tuple[Tensor, Tensor]:
-        rank_zero_info(f"{what}: {places} videos")
-        return walk.vectors(self.features, places, self.protocol.frames, make, repeat)
+        return walk.vectors(self.features, places, self.protocol.frames, make, repeat, what)
 
     def _key(self, walk: Walk, wanted: int, places: int) -> str:
         """Changes with everything that the vectors of real videos depend on."""

@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from modules.batch import VideoBatch
 
@@ -41,7 +42,7 @@ class Walk:
     classes: int = 0
 
     def vectors(
-        self, features: Callable[[Tensor], Tensor], places: int, frames: int, make: Maker, repeat: int = 0
+        self, features: Callable[[Tensor], Tensor], places: int, frames: int, make: Maker, repeat: int = 0, title: str = "videos"
     ) -> tuple[Tensor, Tensor]:
         """What the features of videos are, and their labels, place by place; the same on every process.
 
@@ -51,12 +52,13 @@ class Walk:
             frames: Frames to look at.
             make: Makes the videos.
             repeat: Number of the seed.
+            title: Stands at the progress bar.
 
         Returns:
             ``(places, D)`` float64 and ``(places,)``, on the CPU.
         """
         found: list[Tensor] = []
-        for batch in self._batches(places, repeat):
+        for batch in self._batches(places, repeat, title):
             vectors = features(make(batch)[:, :, :frames])
             found.append(torch.cat([vectors, batch["label"][:, None].to(vectors)], dim=1))
         together = self.module.all_gather(torch.cat(found))
@@ -66,13 +68,15 @@ class Walk:
         together = together[:places].cpu()  # type: ignore[index]
         return together[:, :-1], together[:, -1].long()
 
-    def _batches(self, places: int, repeat: int) -> Iterator[VideoBatch]:
+    def _batches(self, places: int, repeat: int, title: str) -> Iterator[VideoBatch]:
         """Batches of this process; as many on every one, the last places being visited again where it must be."""
         world, rank = self.trainer.world_size, self.trainer.global_rank
         own = [min(place, places - 1) for place in range(rank, -(-places // world) * world, world)]
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         clips = _Places(self, own, SEEDS * repeat)
-        for batch in DataLoader(clips, data.batch_size, num_workers=data.workers, collate_fn=_collate):
+        loader = DataLoader(clips, data.batch_size, num_workers=data.workers, collate_fn=_collate)
+        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+        for batch in tqdm(loader, title, disable=not shown):
             yield self.module.transfer_batch_to_device(batch, self.module.device, 0)
 
 

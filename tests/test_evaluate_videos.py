@@ -142,7 +142,7 @@ def test_processes_share_places_and_find_the_same(places: int) -> None:
 
     def walk(rank: int, world: int, gather: Any) -> Tensor:
         module = SimpleNamespace(device="cpu", transfer_batch_to_device=lambda batch, *_: batch, all_gather=gather)
-        trainer = SimpleNamespace(world_size=world, global_rank=rank, datamodule=data)
+        trainer = SimpleNamespace(global_rank=rank, world_size=world, is_global_zero=False, datamodule=data)
         there = Walk(trainer, module, data.dataset("test"), [4, 2, 0, 1, 3])  # type: ignore[arg-type]
         return there.vectors(RandomFeatures(widths=FEATURES), places, 5, Model().make, repeat=1)[0]
 

@@ -204,7 +204,8 @@ def test_what_is_done_to_the_bits_is_logged(tmp_path: Path) -> None:
     run("fit", "videoar", tmp_path, "--trainer.max_steps", 4, "--trainer.log_every_n_steps", 1, *ROLLOUT)
     with next(tmp_path.glob("log/*/metrics.csv")).open() as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
-    found = {name: [round(float(row[f"train/{name}"]), 6) for row in rows] for name in ("flip_ratio/p_max", "flip_ratio/delta", "error_inheritance")}
+    logged = ("flip_ratio/p_max", "flip_ratio/delta", "error_inheritance")
+    found = {name: [round(float(row[f"train/{name}"]), 6) for row in rows] for name in logged}
     assert found == {"flip_ratio/p_max": [0.1] * 4, "flip_ratio/delta": [0.01] * 4, "error_inheritance": [1.0] * 4}
     assert [float(row["train/rollout"]) for row in rows] == [0.0, 1.0, 0.0, 1.0]
 

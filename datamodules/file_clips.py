@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,15 @@ class FileClips(ClipDataModule):
 
     def _make(self, train: bool, clip: Clip) -> FolderClips:
         if train:
-            return self.train_set(self.train_rows(clip), clip)
+            rows = self.train_rows(clip)
+            return self.train_set(rows, clip, of=len(rows))
         return FolderClips(self.held_out_rows(), clip, self._class_ids, tolerance=self.tolerance)
 
-    def train_set(self, rows: list[Row], clip: Clip) -> FolderClips:
-        """Training clips of some rows."""
+    def train_set(self, rows: list[Row], clip: Clip, of: int) -> FolderClips:
+        """Training clips of some rows out of ``of``, whose share may be unreadable."""
         self.views.check(self._class_ids)
-        return FolderClips(rows, clip, self._class_ids, view=partial(self.views.view, self.seed), tolerance=self.tolerance)
+        tolerance = replace(self.tolerance, limit=min(1.0, self.tolerance.limit * of / max(1, len(rows))))
+        return FolderClips(rows, clip, self._class_ids, view=partial(self.views.view, self.seed), tolerance=tolerance)
 
     @cached_property
     def _class_ids(self) -> dict[str | int, int]:

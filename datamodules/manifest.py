@@ -6,8 +6,14 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+# What a row of a manifest can say about a clip.
+KEYS = frozenset({"path", "caption", "label", "start", "end", "height", "width"})
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ def read_manifest(manifest: Path | str) -> list[Row]:
     """The rows of a .jsonl file of clips, checked one by one; media files are not looked at.
 
     Each line holds ``{"path": ..., "caption": ..., "label": ..., "start": ..., "end": ...}``: the path relative to the manifest or
-    absolute, the others optional. Further keys are kept and not checked.
+    absolute, the others optional. Further keys are kept and not checked; one that looks like a slip of the pen is warned of.
 
     Raises:
         ValueError: If the manifest is missing or empty, or a line is wrong.
@@ -52,11 +58,19 @@ def read_manifest(manifest: Path | str) -> list[Row]:
     rows = [_row(place, values, Path(manifest).parent) for place, values in read_jsonl(manifest)]
     if not rows:
         raise ValueError(f"{manifest} holds no rows")
+    _warn_of_slips(rows)
     kinds = {type(row.label): row for row in rows if row.label is not None}
     if len(kinds) > 1:
         one, other = kinds[str], kinds[int]
         raise ValueError(f"labels are either names or numbers: {one.label!r} ({one.place}), but {other.label} ({other.place})")
     return rows
+
+
+def _warn_of_slips(rows: list[Row]) -> None:
+    places = {key: row.place for row in reversed(rows) for key in row.values}
+    for key in places.keys() - KEYS:
+        for meant in get_close_matches(key.strip().lower(), KEYS, n=1, cutoff=0.8):
+            rank_zero_warn(f'{places[key]}: "{key}" says nothing about a clip; did you mean "{meant}"?')
 
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:

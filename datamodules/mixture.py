@@ -18,19 +18,22 @@ class Mixture(ClipDataModule):
     Each part keeps its own clip, batch size, seed of the order and ``until``. All share the largest of their numbers of workers.
 
     Args:
+        clip: What held-out and generated clips measure: those of the main part.
         parts: Data modules by name. Those whose clips have classes have the same.
         ratio: Share of the batches by name, such as ``{video: 3, images: 1}`` for a picture batch in every four.
-        main: Name of the part whose held-out clips are validated and tested, and whose ``clip`` is what is generated.
+        main: Name of the part whose held-out clips are validated and tested.
 
     Raises:
-        ValueError: If ``ratio`` does not fit ``parts``, there is no part ``main``, or a share is not positive.
+        ValueError: If ``ratio`` does not fit ``parts``, there is no part ``main`` or its clip is another, or a share is not positive.
     """
 
-    def __init__(self, parts: dict[str, ClipDataModule], ratio: dict[str, float], main: str) -> None:
+    def __init__(self, clip: Clip, *, parts: dict[str, ClipDataModule], ratio: dict[str, float], main: str) -> None:
         if set(parts) != set(ratio):
             raise ValueError(f"ratio must give every part a share: parts are {', '.join(parts)}, shares are given to {', '.join(ratio)}")
         if main not in parts:
             raise ValueError(f"main must be the name of a part, one of {', '.join(parts)}, got {main!r}")
+        if parts[main].clip != clip:
+            raise ValueError(f"clip must be that of the main part {main}, {parts[main].clip}; got {clip}")
         for name, share in ratio.items():
             if not 0 < share < float("inf"):
                 raise ValueError(f"ratio: the share of {name} must be positive, got {share}")
@@ -38,16 +41,15 @@ class Mixture(ClipDataModule):
         self.parts = {name: parts[name] for name in sorted(parts)}
         self.ratio, self.main = ratio, parts[main]
         workers = max(part.workers for part in parts.values())
-        super().__init__(self.main.clip, batch_size=self.main.batch_size, workers=workers, seed=self.main.seed)
+        super().__init__(clip, batch_size=self.main.batch_size, workers=workers, seed=self.main.seed)
 
     def setup(self, stage: str) -> None:
         """Makes the data sets of a stage; raises ``ValueError`` if classes differ from part to part."""
         for part in self.parts.values():
             part.trainer = self.trainer
         super().setup(stage)
-        names = {name: part.class_names for name, part in self.parts.items() if part.class_names}
-        for name, own in names.items():
-            if own != self.class_names:
+        for name, part in self.parts.items() if stage == "fit" else ():
+            if (own := part.class_names) and own != self.class_names:
                 raise ValueError(f"{name} has the classes {_some(own)}, another part has {_some(self.class_names)}")
 
     def dataset(self, split: str, clip: Clip | None = None) -> Sized:
@@ -56,7 +58,8 @@ class Mixture(ClipDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        return next((part.class_names for part in self.parts.values() if part.class_names), [])
+        sources = (self.main, *self.parts.values())
+        return next((source.class_names for source in sources if source.class_names), [])
 
     @property
     def captions(self) -> list[str]:

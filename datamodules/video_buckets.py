@@ -77,7 +77,7 @@ class VideoBuckets(VideoFolder):
         streams = []
         for (height, width), own in buckets.items():
             name = ", ".join(filter(None, (phase.name, f"{height} x {width}")))
-            dataset = self.train_set(own, _at(phase.clip, (height, width)))
+            dataset = self.train_set(own, _at(phase.clip, (height, width)), of=len(rows))
             streams.append(Stream(dataset, phase.batch_size, self.seed, name))
         return streams
 
@@ -131,7 +131,7 @@ def _at(clip: Clip, size: Size) -> Clip:
 def _size_of(seconds: float, row: Row) -> Size | None:
     """Height and width as the row says or the file shows; None if the file cannot be read, which reading its clip will tell."""
     said = [value_of(row.values, key, int, row.place, "a whole number of pixels") for key in ("height", "width")]
-    if all(said):
+    if None not in said:
         if min(said) < 1:
             raise ValueError(f'{row.place}: "height" and "width" must be at least 1, got {said[0]} and {said[1]}')
         return said[0], said[1]

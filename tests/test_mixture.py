@@ -14,6 +14,10 @@ from datamodules.streams import Stream
 from modules.geometry import Clip
 
 
+def mixed(parts, ratio, main):
+    return Mixture(parts[main].clip, parts=parts, ratio=ratio, main=main)
+
+
 def mixture(workers=0, **sizes):
     """Videos of 5 frames, numbers 0..16, three a batch; pictures 17..25, two a batch; every third batch is one of pictures."""
     sizes = {"film": 3, "pictures": 2, **sizes}
@@ -21,7 +25,7 @@ def mixture(workers=0, **sizes):
         "film": NumberClips(17, 5, batch_size=sizes["film"], workers=workers),
         "pictures": NumberClips(9, 1, batch_size=sizes["pictures"]),
     }
-    return Mixture(parts, {"pictures": 1, "film": 2}, main="film")
+    return mixed(parts, {"pictures": 1, "film": 2}, "film")
 
 
 def growing(workers=0):
@@ -63,7 +67,7 @@ def test_a_batch_is_of_one_part_and_has_its_size():
 def test_the_order_of_the_names_does_not_matter():
     parts = {"b": NumberClips(17, 5), "a": NumberClips(9, 1)}
     turned = dict(reversed(parts.items()))
-    assert row(Mixture(parts, {"b": 2, "a": 1}, main="b"), 30) == row(Mixture(turned, {"a": 1, "b": 2}, main="b"), 30)
+    assert row(mixed(parts, {"b": 2, "a": 1}, "b"), 30) == row(mixed(turned, {"a": 1, "b": 2}, "b"), 30)
 
 
 def test_every_part_comes_whole_before_it_comes_again():
@@ -128,7 +132,7 @@ def test_growth_is_exact_to_the_step(tmp_path):
 
 
 def test_mixtures_grow_by_their_parts():
-    data = Mixture({"film": growing(), "pictures": NumberClips(9, 1, batch_size=2)}, {"film": 1, "pictures": 1}, main="film")
+    data = mixed({"film": growing(), "pictures": NumberClips(9, 1, batch_size=2)}, {"film": 1, "pictures": 1}, "film")
     frames = [frames for frames, numbers in row(data, 60) if numbers[0] < 51]
     assert frames == sorted(frames) and set(frames) == {1, 5, 9} and 20 < len(frames) < 40
     assert data.clip.frames == 9 and [clip.frames for clip in data.train_clips] == [1, 5, 9, 1]
@@ -157,7 +161,7 @@ def test_too_few_clips_of_any_part_are_refused_by_name(monkeypatch):
     as_process(monkeypatch, 0, 5)
     with pytest.raises(ValueError, match=r"9 training clips \(pictures\) .* \(batch_size 2 x 5 processes\)"):
         mixture().train_dataloader()
-    short = Mixture({"a": NumberClips(3, until={2: Beginning(batch_size=9)})}, {"a": 1}, main="a")
+    short = mixed({"a": NumberClips(3, until={2: Beginning(batch_size=9)})}, {"a": 1}, "a")
     with pytest.raises(ValueError, match=r"3 training clips \(a, before step 2\) .* 45"):
         short.train_dataloader()
 
@@ -166,16 +170,18 @@ def test_what_cannot_be_mixed_is_refused():
     part = NumberClips()
     for parts, ratio in (({"a": part}, {"b": 1}), ({"a": part}, {"a": 1, "b": 1})):
         with pytest.raises(ValueError, match="ratio must give every part a share: parts are a, shares are given to"):
-            Mixture(parts, ratio, main="a")
+            mixed(parts, ratio, "a")
     for parts in ({}, {"a": part}):
         with pytest.raises(ValueError, match="main must be the name of a part, one of .*, got 'b'"):
-            Mixture(parts, dict.fromkeys(parts, 1), main="b")
+            Mixture(part.clip, parts=parts, ratio=dict.fromkeys(parts, 1), main="b")
+    with pytest.raises(ValueError, match=r"clip must be that of the main part a, Clip\(frames=1.*; got Clip\(frames=5"):
+        Mixture(Clip(5, 1, 1), parts={"a": part}, ratio={"a": 1}, main="a")
     with pytest.raises(ValueError, match="ratio: the share of b must be positive, got 0"):
-        Mixture({"a": part, "b": part}, {"a": 1, "b": 0}, main="a")
+        mixed({"a": part, "b": part}, {"a": 1, "b": 0}, "a")
     other = NumberClips()
     other.class_names = ["left", "right"]
     with pytest.raises(ValueError, match=r"b has the classes left, right \(2\), another part has 0 up, 0 down, 0 left, ... \(40\)"):
-        Mixture({"a": MovingDigits(Clip(1, 1, 1)), "b": other}, {"a": 1, "b": 1}, main="a").setup("fit")
+        mixed({"a": MovingDigits(Clip(1, 1, 1)), "b": other}, {"a": 1, "b": 1}, "a").setup("fit")
 
 
 def test_beginnings_are_checked():
@@ -205,6 +211,6 @@ def test_a_position_far_away_is_found_at_once():
 
 def test_captions_and_classes_are_those_of_all_parts():
     clips = {"video": MovingDigits(Clip(5, 16, 16)), "pictures": MovingDigits(Clip(1, 16, 16))}
-    data = Mixture(clips, {"video": 0.7, "pictures": 0.3}, main="video")
+    data = mixed(clips, {"video": 0.7, "pictures": 0.3}, "video")
     assert data.class_names == clips["video"].class_names and data.captions == sorted(clips["video"].captions)
     assert torch.equal(data.dataset("val")[0]["video"], clips["video"].dataset("val")[0]["video"])

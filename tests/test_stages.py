@@ -60,7 +60,8 @@ def digits(frames: int, side: int, batch_size: int, **more: object) -> dict[str,
 def joint(frames: int, side: int, share: int = 1) -> dict[str, Any]:
     """Video and pictures, as in the paper's stages I and II; batches may be shared by several processes."""
     parts = {"video": digits(frames, side, 2 // share), "images": digits(1, side, 4 // share)}
-    return {"class_path": "datamodules.Mixture", "init_args": {"parts": parts, "ratio": {"video": 2, "images": 1}, "main": "video"}}
+    settings = {"clip": parts["video"]["init_args"]["clip"], "parts": parts, "ratio": {"video": 2, "images": 1}, "main": "video"}
+    return {"class_path": "datamodules.Mixture", "init_args": settings}
 
 
 def tokens(frames: int, side: int) -> int:

@@ -125,7 +125,7 @@ def test_a_manifest_may_say_what_its_files_measure(manifest: str, tmp_path: Path
     assert {size for size, _, _ in batches(write(height=500, width=300), 3)} == {(20, 12)}
     for said, message in (
         ({"height": "9", "width": 9}, '"height" must be a whole number of pixels, got "9"'),
-        ({"height": -1, "width": 9}, "at least 1"),
+        ({"height": 0, "width": 9}, "at least 1"),
     ):
         with pytest.raises(ValueError, match=f"sizes.jsonl:1: .*{message}"):
             write(**said).setup("fit")

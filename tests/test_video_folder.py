@@ -232,6 +232,14 @@ def test_wrong_lines_are_named(folder, line, message):
         VideoFolder(CLIP, manifest=manifest).setup("fit")
 
 
+def test_slips_of_the_pen_are_warned_of_once_each(folder, recwarn):
+    rows = [{"path": "0.mp4", "kind": "clip"}, *[{"path": "1.mp4", "captoin": "a", " Label": "b", "heigth": 3, "note": ""}] * 3]
+    read_manifest(write_manifest(folder, rows))
+    said = sorted(str(warning.message).split("clips.jsonl", 1)[-1] for warning in recwarn)
+    wanted = (("captoin", "caption"), (" Label", "label"), ("heigth", "height"))
+    assert said == sorted(f':2: "{key}" says nothing about a clip; did you mean "{meant}"?' for key, meant in wanted)
+
+
 def test_missing_and_empty_manifests(folder):
     with pytest.raises(ValueError, match="there is no file .*gone.jsonl"):
         VideoFolder(CLIP, manifest=str(folder / "gone.jsonl")).setup("fit")

@@ -126,10 +126,11 @@ def _write_video(path: Path, shown: Iterator[Tensor], recipe: Recipe) -> Made:
         stream = container.add_stream("libx264", rate=Fraction(recipe.fps).limit_denominator(1001), options={"crf": QUALITY})
         stream.pix_fmt, stream.thread_count = "yuv420p", 1
         for pixels in map(recipe.shaped, shown):
-            if size not in (None, pixels.shape):
+            if size is None:
+                size = pixels.shape
+                _, stream.height, stream.width = size
+            elif size != pixels.shape:
                 raise Trouble("its frames change their size")
-            size = pixels.shape
-            _, stream.height, stream.width = size
             frame = av.VideoFrame.from_ndarray(pixels.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
             container.mux(stream.encode(frame))
             count += 1

@@ -52,7 +52,7 @@ def test_clips_may_grow_and_be_mixed_with_videos(made: Made, tmp_path: Path) -> 
     cached = {**whole, "a": CachedLatents(clip, folder=str(made.latents), batch_size=4, until=until)}
     seen = []
     for parts in (whole, cached):
-        data = Mixture(parts, {"a": 2, "b": 1}, "a")
+        data = Mixture(parts["a"].clip, parts=parts, ratio={"a": 2, "b": 1}, main="a")
         data.setup("fit")
         loader = data.train_dataloader()
         batches = [batch for _ in range(2) for batch in loader]

@@ -106,7 +106,7 @@ PARTS = {"a": MovingDigits(CLIP), "b": MovingDigits(CLIP)}
     ("data", "message"),
     [
         (MovingDigits(CLIP, until={3: Beginning(frames=1)}), r"and some have frames 1, height 16, width 16, fps 8: encode every size in a"),
-        (Mixture(PARTS, {"a": 1, "b": 2}, "a"), r"encode the parts a, b one by one, each in a folder of its own"),
+        (Mixture(CLIP, parts=PARTS, ratio={"a": 1, "b": 2}, main="a"), r"encode the parts a, b one by one, each in a folder of its own"),
         (VideoBuckets(CLIP, manifest="none.jsonl", sizes=[(16, 16), (16, 32)]), r"and some have frames 5, height 16, width 32"),
         (VideoFolder(CLIP, manifest="none.jsonl", views=FreshViews()), r"change from visit to visit .* leave datamodules\.FreshViews out"),
     ],

@@ -28,7 +28,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = write_video(folder / f"{number}.mkv", frames=20 + number)
         rows.append({"path": path.name, "caption": f"A red dog, number {number}", "label": "dog" if number < 7 else "cat"})
     content = bytearray((folder / "9.mkv").read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 400] = bytes(400)
+    start = len(content) * 3 // 4  # behind the first frames, which are the largest
+    content[start : start + 400] = bytes(400)
     (folder / "damaged.mkv").write_bytes(content)
     (folder / "text.mp4").write_text("no video")
     Image.new("RGB", (30, 60)).save(folder / "tall.png")
@@ -115,17 +116,10 @@ def test_mistakes_are_one_line(manifest: Path, tmp_path: Path, options: list[str
 
 
 def test_ctrl_c_leaves_nothing_and_waits_for_nobody(manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[Path] = []
-
-    def look(path: Path, *_: object) -> str:
-        looked.append(path)
-        return "nothing"
-
-    def interrupt(tasks: dict) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "_look", look)
-    monkeypatch.setattr(check, "_with_progress", interrupt)
+    monkeypatch.setattr(check, "in_threads", interrupt)
     with pytest.raises(SystemExit, match="interrupted"):
         main([str(manifest), "--out", str(tmp_path / "out"), "--workers", "1"])
     assert not (tmp_path / "out").exists()

@@ -135,4 +135,7 @@ def plot(path: Path, found: Sequence[Named]) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -6,9 +6,9 @@
 *Bare* opens the same files with PyAV one after the other, decodes their first ``--frames`` frames and turns them into RGB arrays, nothing
 else. So give the length and size that the files have: clips are then whole files, and no seeking or resizing is compared with none.
 Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives. All kinds take turns in one
-process. Without workers the time is that of the processor, which other programs on the machine hardly change. ``--train`` trains a model
-on latents and on clips (which a small random tokenizer then encodes) and says which share of the time it waited for the next batch.
-Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
+process, and ratios are taken turn by turn, as other programs may slow down the machine. ``--train`` trains a model on latents and on clips
+(which a small random tokenizer then encodes) and says which share of the time it waited for the next batch. Prints a Markdown table;
+``--out`` writes it and everything measured as JSON.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from benchmarks.tokenizer import conditions
 from datamodules import CachedLatents, ClipDataModule, StreamedLatents, VideoFolder
+from datamodules.litdata_streams import litdata
 from datamodules.manifest import Row
 from datamodules.stream_latents import write_stream
-from datamodules.streams import litdata
 from modules import LitVideoAR
 from modules.geometry import Clip
 from modules.latents import CachedClip, CachePlan, LatentCache, clips_of_shard, plan_path, shard_path, write_shard
@@ -160,12 +160,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         bench = Bench(options, Path(folder))
         kinds = bench.kinds()
         seconds: dict[str, list[float]] = {name: [] for name in kinds}
-        clock = time.perf_counter if options.workers else time.process_time
         for turn in range(options.repeats + 1):
             for name, kind in kinds.items():
-                start = clock()
+                start = time.perf_counter()
                 kind()
-                seconds[name] += [clock() - start] * bool(turn)  # the first turn warms up
+                seconds[name] += [time.perf_counter() - start] * bool(turn)  # the first turn warms up
         waiting = {name: bench.waiting(name) for name in ("cache", "clips")} if options.train else {}
         latent = bench.tokenizer.latent_shape(bench.clips.clip)
         return {"files": len(bench.rows), "latent": latent, "seconds": seconds, "waiting": waiting}
@@ -177,9 +176,8 @@ def table(results: dict[str, Any]) -> str:
     size = f"{results['frames']} x {results['height']} x {results['width']}"
     lines = [f"{results['files']} files, clips of {size}, latents of {' x '.join(map(str, results['latent']))}"]
     lines += [f"batches of {results['batch_size']}, {results['workers']} workers, {results['threads']} threads of {results['device']}"]
-    clock = "wall time" if results["workers"] else "processor time"
     lines += [
-        f"medians of {results['repeats']} turns of {clips} clips, {clock}",
+        f"medians of {results['repeats']} turns of {clips} clips",
         "",
         "| | clips per second | time over that of the bare loop |",
     ]

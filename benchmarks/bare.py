@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.transformer.precision import Int8Linear
+
 ATTENTION = "modules.transformer.attention.F.scaled_dot_product_attention"
 
 
@@ -76,8 +78,12 @@ Call = Product | Look
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[Call]]:
-    """Collects every linear layer and attention that passes of ``model`` ask for, in order, with random operands of the same sizes."""
+    """Collects every linear layer and attention that passes of ``model`` ask for, in order, with random operands of the same sizes.
+
+    A layer with weights of 8 bits counts as the product of its inputs' type, without the conversion.
+    """
     found: list[Call] = []
+    weights: dict[nn.Module, Tensor] = {}  # converted once, however often a layer is called
     plain = F.scaled_dot_product_attention
 
     def look(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
@@ -85,13 +91,13 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
         return plain(query, key, value, attn_mask=attn_mask)
 
     def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        assert isinstance(layer, nn.Linear)
+        assert isinstance(layer, nn.Linear | Int8Linear)
         # Under autocast the product is one of the output's type, not of the weight's.
+        weight = weights.setdefault(layer, layer.weight.detach().to(output.dtype))
         bias = None if layer.bias is None else layer.bias.detach().to(output.dtype)
-        value = torch.randn(inputs[0].shape, device=output.device).to(output.dtype)
-        found.append(Product(layer.weight.detach().to(output.dtype), bias, value))
+        found.append(Product(weight, bias, torch.randn(inputs[0].shape, device=output.device).to(output.dtype)))
 
-    hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, nn.Linear | Int8Linear)]
     with patch(ATTENTION, look):
         yield found
     for hook in hooks:

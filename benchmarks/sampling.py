@@ -6,11 +6,12 @@
 
 The UCF-101 case by default: 5 latent frames of 8 x 8, scales 1, 2, 3, 4, 6, 8, 48 bits, guidance on. Weights are random. All kinds take
 turns in one process. *Bare* repeats, on the same weights, every linear layer and every attention that a run of ours asked for, at the
-same sizes, and nothing else. *Token by token* asks the same transformer, with the same cache, for frames of h x w blocks of one token.
-*Cacheless* passes the whole sequence so far through the model for every block. The floor is the time to read the weights, and the keys and
-values that its attentions look at, once per step, at the rate at which this machine sums up a large tensor. Decoding is that of the
-paper's tokenizer, or for a single frame of a picture tokenizer of its size. Peak memory is that of a fresh process that does nothing but
-sample once. Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
+same sizes, and nothing else. *Token by token* asks the same transformer, with the same cache, for blocks of one token: one for every place
+of the finest grid, as a model over a tokenizer of one scale would, or one for every token of ours, which are the same bits one place at a
+time. *Cacheless* passes the whole sequence so far through the model for every block. The floor is the time to read the weights, and the
+keys and values that its attentions look at, once per step, at the rate at which this machine sums up a large tensor. Decoding is that of
+the paper's tokenizer, or for a single frame of a picture tokenizer of its size. Peak memory is that of a fresh process that does nothing
+but sample once. Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
 """
 
 from __future__ import annotations
@@ -23,45 +24,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest.mock import patch
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 import yaml
-from torch import Tensor, nn
 
+from benchmarks.bare import Call, Look, forward, recorded
 from benchmarks.tokenizer import conditions
 from modules.autoregression import Guidance, Sampler
 from modules.geometry import Layout, Pyramid
 from modules.tokenizer import VideoTokenizer, fast_convolutions
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
-from modules.transformer.precision import Int8Linear
 
 GIB = 2**30
-PARTS = {"ours": "ours", "bare": "bare products and attention", "tokens": "token by token", "cacheless": "without a cache"}
-
-
-class Product(NamedTuple):
-    """A linear layer and its input."""
-
-    layer: nn.Module
-    value: Tensor
-
-    def __call__(self) -> Tensor:
-        return self.layer(self.value)
-
-
-class Look(NamedTuple):
-    """An attention without a mask."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-
-    def __call__(self) -> Tensor:
-        return F.scaled_dot_product_attention(self.query, self.key, self.value)
+PARTS = {
+    "ours": "ours",
+    "bare": "bare products and attention",
+    "tokens": "token by token, one per place",
+    "all_tokens": "token by token, those of all scales",
+    "cacheless": "without a cache",
+}
 
 
 class Bench:
@@ -95,7 +79,14 @@ class Bench:
 
     def tokens(self) -> None:
         """As many blocks of one token as the frames have places."""
-        self.sample(Layout(Pyramid(((1, 1),)), self.layout.frames * self.layout.pyramid.areas[-1]))
+        self.one_by_one(self.layout.frames * self.layout.pyramid.areas[-1])
+
+    def all_tokens(self) -> None:
+        """As many blocks of one token as ours has tokens, for the same bits."""
+        self.one_by_one(self.layout.tokens)
+
+    def one_by_one(self, tokens: int) -> None:
+        self.sample(Layout(Pyramid(((1, 1),)), tokens))
 
     @torch.no_grad()
     def cacheless(self) -> None:
@@ -109,27 +100,13 @@ class Bench:
                 inputs = torch.zeros(len(ids), so_far, transformer.head.out_features, device=self.device)
                 transformer.step(inputs, 0, transformer.begin(transformer.condition(ids), whole))
 
-    def calls(self) -> list[Product | Look]:
-        """Every linear layer and attention of a run of ours, in order, with inputs of the same sizes."""
-        found: list[Product | Look] = []
-        plain = F.scaled_dot_product_attention
-
-        def look(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-            found.append(Look(query.clone(), key.clone(), value.clone()))
-            return plain(query, key, value, attn_mask=attn_mask)
-
-        def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-            found.append(Product(layer, torch.randn_like(inputs[0])))
-
-        layers = [layer for layer in self.transformer.modules() if isinstance(layer, nn.Linear | Int8Linear)]
-        hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    def calls(self) -> list[Call]:
+        """Every linear layer and attention of a run of ours, in order, with operands of the same sizes."""
         execution, self.transformer.execution = self.transformer.execution, Execution()  # a replayed graph calls nothing
-        with patch("modules.transformer.attention.F.scaled_dot_product_attention", look):
+        with recorded(self.transformer) as calls:
             self.ours()
         self.transformer.execution = execution
-        for hook in hooks:
-            hook.remove()
-        return found
+        return calls
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,12 +115,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(options)
     calls = bench.calls()
 
-    @torch.no_grad()
-    def bare() -> None:
-        for call in calls:
-            call()
-
-    kinds = {"ours": bench.ours, "bare": bare, "tokens": bench.tokens, "cacheless": bench.cacheless}
+    kinds = {"ours": bench.ours, "bare": partial(forward, calls), "tokens": bench.tokens}
+    kinds |= {"all_tokens": bench.all_tokens, "cacheless": bench.cacheless}
     kinds = {name: kind for name, kind in kinds.items() if name not in options.leave_out}
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(options.repeats + 1):
@@ -166,7 +139,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def bytes_read(bench: Bench, calls: list[Product | Look]) -> dict[str, int]:
+def bytes_read(bench: Bench, calls: list[Call]) -> dict[str, int]:
     """What a run cannot but read: its weights in every step, and the keys and values that it attends to."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in bench.transformer.state_dict().values())
     looks = [call for call in calls if isinstance(call, Look)]
@@ -231,7 +204,7 @@ def table(results: dict[str, Any]) -> str:
         decoding = statistics.median(results["decode"])
         lines.append(f"| decoding | {decoding:.2f} | | |")
         lines.append(f"| ours and decoding | {ours + decoding:.2f} | | |")
-    goals = {"bare": "of its bare products", "tokens": "of token by token"}
+    goals = {"bare": "of its bare products", "tokens": "of token by token", "all_tokens": "of token by token at all scales"}
     shares = [f"{ours / statistics.median(times[name]):.2f} {what}" for name, what in goals.items() if name in times]
     shares.append(f"{ours / floor:.1f} of the floor")
     return "\n".join(lines) + f"\n\nOurs takes {', '.join(shares)}. Peak memory of sampling alone: {results['peak_gib']:.2f} GiB.\n"
@@ -254,7 +227,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "int8", "auto"], default="float32")
     parser.add_argument("--graphs", action="store_true", help="by CUDA graphs, token by token too")
-    parser.add_argument("--leave_out", nargs="*", choices=["tokens", "cacheless", "decode"], default=[], help="what takes too long")
+    parser.add_argument(
+        "--leave_out", nargs="*", choices=["tokens", "all_tokens", "cacheless", "decode"], default=[], help="what takes too long"
+    )
     parser.add_argument("--out", type=Path, help="path of the results without suffix")
     parser.add_argument("--peak", action="store_true", help="print the peak memory of sampling, nothing else")
     return parser.parse_args()

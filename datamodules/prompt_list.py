@@ -10,15 +10,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datamodules.manifest import read_jsonl, read_lines, value_of
 
-KEYS = ("condition", "seed", "frames", "prefix", "prefix_frames", "name", "then")
+KEYS = ("condition", "seed", "frames", "prefix", "prefix_frames", "prefix_start", "name", "then")
 NUMBERS = {"seed", "frames", "prefix_frames"}
+
+# A second of a video, or its end: the frames up to its last one.
+Start = float | Literal["last"]
 
 # Longest part of a condition in a file name.
 SLUG = 40
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Frames of a file that a clip goes on from.
+
+    Args:
+        path: A video or picture.
+        frames: Number of frames taken from it, at the rate of the clip.
+        start: Where they begin.
+    """
+
+    path: Path
+    frames: int
+    start: Start
 
 
 @dataclass(frozen=True)
@@ -30,8 +48,7 @@ class Request:
         seed: Seed of the clip's noise.
         name: File stem of the result.
         frames: Frames of the result, the prefix included.
-        prefix: Video or picture to continue from.
-        prefix_frames: Frames taken from it, 0 for none.
+        prefix: What it goes on from.
         place: Where it was asked for, for errors.
         then: Conditions that replace the first one, each with its second, in order.
     """
@@ -40,10 +57,14 @@ class Request:
     seed: int
     name: str
     frames: int
-    prefix: Path | None
-    prefix_frames: int
+    prefix: Prefix | None
     place: str
     then: tuple[tuple[float, str], ...] = ()
+
+    @property
+    def prefix_frames(self) -> int:
+        """Frames that are given, 0 for none."""
+        return self.prefix.frames if self.prefix else 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,7 @@ class Defaults:
         samples: Clips per prompt.
         prefix: Video or picture to continue from.
         prefix_frames: Frames taken from a prefix.
+        prefix_start: Where in a prefix they begin.
         fps: Frames per second.
     """
 
@@ -64,6 +86,7 @@ class Defaults:
     samples: int = 1
     prefix: str | None = None
     prefix_frames: int = 1
+    prefix_start: Start = 0.0
     fps: float = 8.0
 
 
@@ -135,8 +158,10 @@ def _table(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, {name: _cell(name, text.strip()) for name, text in zip(names, cells, strict=False) if text.strip()}
 
 
-def _cell(name: str, text: str) -> str | int:
-    return int(text) if name in NUMBERS and re.fullmatch(r"-?\d+", text) else text
+def _cell(name: str, text: str) -> str | float:
+    if name in NUMBERS and re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return float(text) if name == "prefix_start" and re.fullmatch(r"-?\d+(\.\d+)?", text) else text
 
 
 def _request(place: str, values: dict[str, Any], folder: Path, defaults: Defaults, *, number: int, sample: int) -> Request:
@@ -144,16 +169,16 @@ def _request(place: str, values: dict[str, Any], folder: Path, defaults: Default
     own_seed = _whole(values, "seed", place, 0)
     seed = defaults.seed + number if own_seed is None else own_seed + sample
     frames = _whole(values, "frames", place, 1) or defaults.frames
-    prefix, prefix_frames = _prefix(values, folder, defaults, place)
-    if prefix_frames >= frames:
-        raise ValueError(f"{place}: a prefix of {prefix_frames} frames leaves nothing to generate in a clip of {frames}")
+    prefix = _prefix(values, folder, defaults, place)
+    if prefix is not None and prefix.frames >= frames:
+        raise ValueError(f"{place}: a prefix of {prefix.frames} frames leaves nothing to generate in a clip of {frames}")
     name = _name(values, place, sample if defaults.samples > 1 else None)
     name = name or f"{number:04d}_{slug(condition)}_seed{seed}"
     then = _then(values, place)
     if then and round(then[-1][0] * defaults.fps) >= frames:
         seconds = frames / defaults.fps
         raise ValueError(f'{place}: "then" changes the condition at {then[-1][0]:g} s, but the clip ends at {seconds:g} s')
-    return Request(condition, seed, name, frames, prefix, prefix_frames, place, then)
+    return Request(condition, seed, name, frames, prefix, place, then)
 
 
 def _condition(place: str, values: dict[str, Any]) -> str:
@@ -178,15 +203,25 @@ def _kind(part: Any) -> str:
     return "number" if number else "text" if isinstance(part, str) else "neither"
 
 
-def _prefix(values: dict[str, Any], folder: Path, defaults: Defaults, place: str) -> tuple[Path | None, int]:
-    """Prefix of a prompt and its number of frames."""
+def _prefix(values: dict[str, Any], folder: Path, defaults: Defaults, place: str) -> Prefix | None:
     written = value_of(values, "prefix", str, place, "the path of a video or picture")
     frames = _whole(values, "prefix_frames", place, 0)
-    prefix = folder / Path(written).expanduser() if written else Path(defaults.prefix).expanduser() if defaults.prefix else None
-    if prefix is None and frames:
-        raise ValueError(f'{place}: "prefix_frames" is {frames}, but there is no prefix')
+    start = _start(values, place)
+    path = folder / Path(written).expanduser() if written else Path(defaults.prefix).expanduser() if defaults.prefix else None
+    for key, value in {"prefix_frames": frames, "prefix_start": start}.items():
+        if path is None and value:
+            raise ValueError(f'{place}: "{key}" is {value}, but there is no prefix')
     frames = defaults.prefix_frames if frames is None else frames
-    return (prefix, frames) if prefix and frames else (None, 0)
+    return Prefix(path, frames, defaults.prefix_start if start is None else start) if path and frames else None
+
+
+def _start(values: dict[str, Any], place: str) -> Start | None:
+    start = values.get("prefix_start")
+    if start is None or start == "last":
+        return start
+    if _kind(start) != "number" or start < 0:
+        raise ValueError(f'{place}: "prefix_start" must be a second of the prefix or "last", got {start!r}')
+    return float(start)
 
 
 def _name(values: dict[str, Any], place: str, sample: int | None) -> str | None:

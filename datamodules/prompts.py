@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datamodules.prompt_list import Defaults, Request, make_requests
+from datamodules.prompt_list import Defaults, Request, Start, make_requests
 from datamodules.requests import RequestedClips
 from modules.geometry import Clip
 
@@ -11,10 +11,10 @@ class Prompts(RequestedClips):
     """Clips to generate with ``predict``.
 
     Lines of a .txt file are conditions. Lines of a .jsonl file are ``{"condition": "a text or a class name"}`` with any of "seed",
-    "frames", "name", "prefix" (a video or picture to continue from, relative to the file), "prefix_frames", which overrule the arguments
-    below, and "then" (``[[4.0, "another"], [8.0, "a third"]]``: conditions that replace the first one at these seconds). A .csv file has a
-    column for each of these but "then"; its first line names them, and empty cells say nothing. Clips with equal numbers of frames and of
-    prefix frames share batches. After ``setup``, ``requests`` lists all clips.
+    "frames", "name", "prefix" (a video or picture to continue from, relative to the file), "prefix_frames", "prefix_start", which overrule
+    the arguments below, and "then" (``[[4.0, "another"], [8.0, "a third"]]``: conditions that replace the first one at these seconds). A
+    .csv file has a column for each of these but "then"; its first line names them, and empty cells say nothing. Clips with equal numbers of
+    frames and of prefix frames share batches. After ``setup``, ``requests`` lists all clips.
 
     Args:
         prompts: Path of a .txt, .csv or .jsonl file, or a list of conditions.
@@ -24,6 +24,7 @@ class Prompts(RequestedClips):
         samples: Clips per prompt.
         prefix: Video or picture from which every clip starts.
         prefix_frames: Number of frames to take from a prefix.
+        prefix_start: Second of a prefix at which these frames begin; "last" for its last ones, to go on where it ends.
 
     Raises:
         ValueError: If a number is too small.
@@ -39,13 +40,16 @@ class Prompts(RequestedClips):
         samples: int = 1,
         prefix: str | None = None,
         prefix_frames: int = 1,
+        prefix_start: Start = 0.0,
     ) -> None:
         super().__init__(clip, batch_size)
         if min(samples, prefix_frames) < 1 or seed < 0:
             numbers = f"samples {samples}, prefix_frames {prefix_frames} and seed {seed}"
             raise ValueError(f"samples and prefix_frames must be at least 1 and seed 0, got {numbers}")
+        if prefix_start != "last" and prefix_start < 0:
+            raise ValueError(f'prefix_start must be a second of the prefix or "last", got {prefix_start}')
         self.prompts = prompts
-        self.defaults = Defaults(clip.frames, seed, samples, prefix, prefix_frames, clip.fps)
+        self.defaults = Defaults(clip.frames, seed, samples, prefix, prefix_frames, prefix_start, clip.fps)
 
     def make_requests(self) -> list[Request]:
         return make_requests(self.prompts, self.defaults)

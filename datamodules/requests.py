@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.prompt_list import Request
-from datamodules.reader import UnreadableVideo, read_clip
+from datamodules.prompt_list import Prefix, Request
+from datamodules.reader import UnreadableVideo, is_picture, probe, read_clip
 from datamodules.resumable import place
 from datamodules.transforms import Framing
 from modules.batch import KeepsClips, Requests
@@ -51,15 +50,15 @@ class RequestedClips(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Checks all prompts and reads every prefix once; raises ``ValueError`` with file and line of what is wrong."""
         self.requests = self.make_requests()
-        self._prefixes: dict[tuple[Path, int], str] = {}
+        self._prefixes: dict[Prefix, str] = {}
         cuts: list[_Cut] = []
         for request in self.requests:
             # Decoded again when its turn comes: a second decoding is cheaper than holding all prefixes in memory.
-            if request.prefix is not None and (request.prefix, request.prefix_frames) not in self._prefixes:
+            if request.prefix is not None and request.prefix not in self._prefixes:
                 framing = _Watching()
                 prefix = self._read_prefix(request, framing)
-                self._prefixes[request.prefix, request.prefix_frames] = hashlib.sha256(prefix.numpy().tobytes()).hexdigest()
-                cuts.append(_Cut(request, *framing.size, self.clip))
+                self._prefixes[request.prefix] = hashlib.sha256(prefix.numpy().tobytes()).hexdigest()
+                cuts.append(_Cut(f"{request.prefix.path} ({request.place})", *framing.size, self.clip))
         _tell_of(cuts)
 
     def predict_dataloader(self) -> _Share:
@@ -105,16 +104,26 @@ class RequestedClips(LightningDataModule, ABC):
         if request.then:
             asked["then"] = [list(change) for change in request.then]
         if request.prefix is not None:
-            asked |= {"prefix": str(request.prefix), "prefix_sha256": self._prefixes[request.prefix, request.prefix_frames]}
+            asked |= {"prefix": str(request.prefix.path), "prefix_sha256": self._prefixes[request.prefix]}
         return asked
 
     def _read_prefix(self, request: Request, framing: Framing | None = None) -> Tensor:
         """``(3, P, H, W)`` uint8."""
         assert request.prefix is not None
+        clip = replace(self.clip, frames=request.prefix.frames)
         try:
-            return read_clip(request.prefix, replace(self.clip, frames=request.prefix_frames), framing=framing or Framing())
+            return read_clip(request.prefix.path, clip, _second(request.prefix, clip), framing or Framing())
         except UnreadableVideo as error:
             raise ValueError(f"{request.place}: {error}") from error
+
+
+def _second(prefix: Prefix, clip: Clip) -> float:
+    """When the first frame of a prefix is shown."""
+    if prefix.start != "last" or is_picture(prefix.path):
+        return 0.0 if prefix.start == "last" else prefix.start
+    about = probe(prefix.path)
+    last = about.seconds - 1 / about.fps if about.fps else about.seconds
+    return max(0.0, last - (clip.frames - 1) / clip.fps)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class _Watching(Framing):
 class _Cut:
     """How a prefix of ``height x width`` pixels becomes one of the clip's."""
 
-    request: Request
+    name: str
     height: int
     width: int
     clip: Clip
@@ -155,7 +164,7 @@ def _tell_of(cuts: list[_Cut]) -> None:
         worst = max(cut, key=lambda one: one.lost)
         rank_zero_info(
             f"{len(cut)} of {len(cuts)} prefixes have another shape than clips of {worst.clip.height} x {worst.clip.width} pixels; they "
-            f"are scaled to cover them and cut in the middle, most of all {worst.request.prefix} ({worst.request.place}), which has "
+            f"are scaled to cover them and cut in the middle, most of all {worst.name}, which has "
             f"{worst.height} x {worst.width} pixels and loses {worst.lost:.0%} of its picture"
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.manifest import value_of
-from datamodules.prompt_list import Request
+from datamodules.prompt_list import Prefix, Request
 from datamodules.requests import RequestedClips
 from modules.geometry import Clip
 
@@ -87,7 +87,7 @@ class VBenchPrompts(RequestedClips):
                     yield f"{folder}/{entry.prompt}", STILL_CLIPS if folder == "temporal_flickering" else CLIPS
 
         def request(entry: Entry, name: str, seed: int) -> Request:
-            return Request(entry.prompt, seed, name, self.clip.frames, None, 0, entry.place)
+            return Request(entry.prompt, seed, name, self.clip.frames, None, entry.place)
 
         return requests_of(read_info(self.info), self.seed, clips_of, request)
 
@@ -129,7 +129,7 @@ class VBenchImagePrompts(RequestedClips):
                 yield entry.prompt, CLIPS
 
         def request(entry: Entry, name: str, seed: int) -> Request:
-            return Request(entry.prompt, seed, name, self.clip.frames, self.images / image_of(entry), 1, entry.place)
+            return Request(entry.prompt, seed, name, self.clip.frames, Prefix(self.images / image_of(entry), 1, 0.0), entry.place)
 
         return requests_of(read_info(self.info), self.seed, clips_of, request)
 

@@ -120,6 +120,21 @@ def test_prefix_for_all_and_for_one(tmp_path, picture):
     assert batches[1]["condition"] == ["c"] and "prefix" not in batches[1]
 
 
+@pytest.mark.parametrize("rate", [8.0, 24.0])
+def test_a_prefix_begins_where_it_is_asked_to(tmp_path, rate):
+    """Grey levels rise by 8 every eighth of a second, so that levels are times."""
+    frames = torch.arange(3 * int(rate)) * 8 // int(rate)
+    write_mp4(tmp_path / "rising.mp4", (20 + 8 * frames).to(torch.uint8)[None, :, None, None].expand(3, -1, 16, 24), fps=rate)
+    lines = [{"condition": "a", "prefix_start": start} for start in (0, 0.5, "last")]
+    prompts = Prompts(write_prompts(tmp_path, *lines), clip=CLIP, prefix=str(tmp_path / "rising.mp4"), prefix_frames=5)
+    levels = batches_of(prompts)[0]["prefix"].float().mean((1, 3, 4))
+    assert ((levels - 20) / 8).round().int().tolist() == [[*range(5)], [*range(4, 9)], [*range(19, 24)]]
+
+
+def test_the_last_frame_of_a_picture_is_the_picture(picture):
+    assert batches_of(Prompts(["a"], clip=CLIP, prefix=picture, prefix_start="last"))[0]["prefix"].shape[2] == 1
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_processes_share_the_batches(monkeypatch, world):
     prompts = Prompts([str(number) for number in range(7)], clip=CLIP, batch_size=2)
@@ -155,6 +170,10 @@ def test_processes_share_the_batches(monkeypatch, world):
             r"short\.mp4: its frames end at 0\.375 s; asked for 0\.000 s to 0\.500 s",
         ),
         ({"condition": "a", "prefix_frames": 2}, '"prefix_frames" is 2, but there is no prefix'),
+        ({"condition": "a", "prefix_start": 2}, '"prefix_start" is 2.0, but there is no prefix'),
+        ({"condition": "a", "prefix": "short.mp4", "prefix_start": "end"}, '"prefix_start" must be a second .* or "last", got \'end\''),
+        ({"condition": "a", "prefix": "short.mp4", "prefix_start": -1}, '"prefix_start" must be a second of the prefix'),
+        ({"condition": "a", "prefix": "start.png", "prefix_start": 1}, "a picture has one frame, at 0 s"),
         ({"condition": "a", "then": "b"}, '"then" must be a list like .* above 0 and rising, got "b"'),
         ({"condition": "a", "then": [["b", 1.0]]}, r'"then" must be a list like .* got \[\["b", 1.0\]\]'),
         ({"condition": "a", "then": [[0, "b"]]}, r"above 0 and rising, got \[\[0,"),

@@ -72,6 +72,9 @@ class VideoARCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse a start that cannot work before anything is read or built."""
         super().parse_arguments(parser, args)
+        if self.config["subcommand"] != "fit":
+            # The callbacks of training are not missed where nothing is trained.
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
         check_start(self.config["subcommand"], self.config[self.config["subcommand"]])
 
     def after_instantiate_classes(self) -> None:

@@ -17,6 +17,7 @@ from modules.finite_steps import FiniteSteps
 from modules.metrics import ReconstructionScores
 from modules.optim import WarmupCosine
 from modules.pixels import check_unit, to_uint8, to_unit
+from modules.precisions import check_precision
 from modules.step_noise import seed_step
 from modules.tokenizer import (
     Adversary,
@@ -28,8 +29,6 @@ from modules.tokenizer import (
     VideoTokenizer,
     fast_convolutions,
 )
-
-PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class LitTokenizer(LightningModule):
@@ -77,8 +76,7 @@ class LitTokenizer(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work before anything is read."""
-        if self.trainer.precision not in PRECISIONS:
-            raise ValueError(f"the tokenizer runs in {' or '.join(PRECISIONS)}, not {self.trainer.precision}: half weights change bits")
+        check_precision(self.trainer.precision, ("32-true", "bf16-mixed"))
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if getattr(data, "encoded", False):
             raise ValueError(f"a tokenizer needs video, and {type(data).__name__} has latents")

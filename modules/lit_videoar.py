@@ -33,6 +33,7 @@ from modules.geometry import Clip, Layout
 from modules.metrics import BitScores, FrameQuality
 from modules.optim import WarmupCosine, decay_groups
 from modules.pixels import to_uint8, to_unit
+from modules.precisions import check_precision
 from modules.sharding import shard
 from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
@@ -80,9 +81,8 @@ class LitVideoAR(LightningModule):
             raise ValueError(f"condition_dropout must be within 0 and 1, got {condition_dropout}")
         self.tokenizer = tokenizer.requires_grad_(False)
         self.transformer = transformer(tokenizer.bits)
-        self.condition_dropout = condition_dropout
         self.corruption, self.frame_mask, self.rollout = corruption or BitCorruption(), frame_mask, rollout
-        self.memory = memory or LatentMemory()
+        self.condition_dropout, self.memory = condition_dropout, memory or LatentMemory()
         self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), extension or ReEncoding())
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.weights_source: str | None = None
@@ -94,6 +94,7 @@ class LitVideoAR(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check the data against the model, and learn what classes or words are called, before anything is read."""
+        check_precision(self.trainer.precision, ("32-true", "bf16-mixed", "16-mixed"))
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "predict":
             if not hasattr(data, "requests"):

@@ -101,6 +101,7 @@ MISTAKES: dict[str, tuple[Callable[[Inputs], list[object]], list[str]]] = {
     "channels": (lambda inputs: ["--model.tokenizer.groups", 5], ["24", "5 norm groups"]),
     "batch": (lambda inputs: ["--data.batch_size", 100], ["16 training clips", "100"]),
     "unknown strategy": (lambda inputs: ["--trainer.strategy", "nonsense"], ["strategy='nonsense'"]),
+    "half weights": (lambda inputs: ["--trainer.precision", "bf16-true"], ["one of 32-true, bf16-mixed, not bf16-true"]),
     "number of devices": (lambda inputs: ["--trainer.devices", 0], ["devices='0'"]),
     "no weights": (lambda inputs: ["--init_from", inputs.folder / "gone.ckpt"], ["gone.ckpt"]),
     "weights are text": (lambda inputs: ["--init_from", inputs.folder / "text.ckpt"], ["text.ckpt", "not a readable file of weights"]),
@@ -132,6 +133,10 @@ def test_training_refuses(inputs: Inputs, tmp_path: Path, name: str) -> None:
 
 
 SAMPLES: dict[str, tuple[Callable[[Inputs], list[object]], list[str]]] = {
+    "half weights": (
+        lambda inputs: [*inputs.sample('{"condition": "3 left"}'), "--trainer.precision", "bf16-true"],
+        ["one of 32-true, bf16-mixed, 16-mixed, not bf16-true"],
+    ),
     "no prompts": (lambda inputs: inputs.sample(), ["gone.jsonl"]),
     "no list of prompts": (lambda inputs: [*inputs.sample("{}"), "--data.prompts", "3 left"], ["'3 left'", ".jsonl"]),
     # The prompts before the wrong one are fine and must not be made in vain.

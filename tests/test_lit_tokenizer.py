@@ -160,7 +160,7 @@ def test_pixels_of_another_range_are_refused_at_once(change: Any, message: str, 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_half_weights_are_refused(precision: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="runs in 32-true or bf16-mixed"):
+    with pytest.raises(ValueError, match="one of 32-true, bf16-mixed, not"):
         fit(tmp_path, model(), 1, precision=precision)
 
 

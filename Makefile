@@ -23,8 +23,11 @@ format: .venv/installed ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A file's tests stay in one process, as they share what they have made.
+PROCESSES ?= 2
+
 test: .venv/installed ## all tests that need no accelerator
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --numprocesses $(PROCESSES) --dist loadfile
 
 # The demo: every stage is a plain train.py line. A stage that was interrupted goes on from its last checkpoint; a finished one is kept.
 RUNS ?= runs/demo

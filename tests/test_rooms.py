@@ -30,6 +30,7 @@ DOORS: dict[str, set[str]] = {
     "modules.autoregression": {"modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.metrics": {"modules.metrics", "modules.geometry", "modules.tensor_file"},
     "modules.mistakes": set(),
+    "modules.precisions": set(),
     "modules.step_noise": set(),
     "modules.finite_steps": set(),
     "modules.lit_tokenizer": {"modules"},

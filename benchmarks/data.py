@@ -6,11 +6,13 @@
 *Bare* opens the same files with PyAV one after the other, decodes their first ``--frames`` frames and turns them into RGB arrays with
 ``to_ndarray``, nothing else; frames of another size than ``--height`` and ``--width`` it resizes (bicubic) until they cover that. Give the
 length and rate that the files have: clips are then their first frames, and no seeking is compared with none. *Tuned* is the same loop with
-one ``VideoReformatter`` for all files, which PyAV's ``to_ndarray`` makes anew for every frame. Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives. All kinds take turns in one
-process, and ratios are taken turn by turn, as other programs may slow down the machine. They are taken of processor time too (of this
-process and of all that it started), which is what the same work takes when nothing else runs (Linux). ``--train`` trains a model on latents and on clips
-(which a small random tokenizer then encodes) and says which share of the time it waited for the next batch. Prints a Markdown table;
-``--out`` writes it and everything measured as JSON.
+one ``VideoReformatter`` for all files, which ``to_ndarray`` makes anew for every frame. *Read* is what a loader calls for every clip, in its
+own process. Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives.
+
+All kinds take turns in one process, and ratios are taken turn by turn, as other programs may slow down the machine; also of processor time
+(of this process and of all that it started; Linux), which is about what the same work takes when nothing else runs. ``--train`` trains a
+model on latents and on clips (which a small random tokenizer then encodes) and says which share of the time it waited for the next batch.
+Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 import itertools
 import json
 import logging
+import random
 import statistics
 import sys
 import time
@@ -39,6 +42,7 @@ from benchmarks.tokenizer import conditions
 from datamodules import CachedLatents, ClipDataModule, StreamedLatents, VideoFolder
 from datamodules.litdata_streams import litdata
 from datamodules.manifest import Row
+from datamodules.reader import read_clip
 from datamodules.stream_latents import write_stream
 from modules import LitVideoAR
 from modules.geometry import Clip
@@ -49,6 +53,7 @@ from modules.transformer import TextCondition, VideoARTransformer
 KINDS = {
     "bare": "bare PyAV loop",
     "tuned": "bare PyAV loop, tuned",
+    "read": "clips read (read_clip)",
     "clips": "clips decoded (VideoFolder)",
     "cache": "latents from the cache (CachedLatents)",
     "stream": "latents from LitData (StreamedLatents)",
@@ -102,7 +107,7 @@ class Bench:
             write_stream(LatentCache(folder / "cache"), str(folder / "stream"))
             self.names.append("stream")
         self._batches = {name: forever(self.source(name).train_dataloader()) for name in self.names}
-        self._files = itertools.cycle([row.path for row in self.rows])
+        self._files = itertools.cycle(random.Random(0).sample([row.path for row in self.rows], len(self.rows)))
 
     def source(self, name: str, most_frames: int = 10**6) -> ClipDataModule:
         options = self.options
@@ -134,6 +139,10 @@ class Bench:
                     scale = max(height / frame.height, width / frame.width)
                     size = {"height": round(scale * frame.height), "width": round(scale * frame.width)}
                     converter().reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1, **size).to_ndarray()
+
+    def read(self) -> None:
+        for path in itertools.islice(self._files, self.options.clips):
+            read_clip(path, self.clips.clip)
 
     def waiting(self, name: str) -> dict[str, float]:
         """Of some training steps, after one to warm up: seconds in all and seconds spent waiting for batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Probe:
 
 def is_picture(path: Path | str) -> bool:
     """Whether a file is read as a picture, by its suffix. Of an animated picture only the first frame is seen."""
-    return Path(path).suffix.lower() in PICTURES
+    return os.path.splitext(path)[1].lower() in PICTURES
 
 
 def probe(path: Path | str) -> Probe:

@@ -6,8 +6,8 @@
 *Bare* opens the same files with PyAV one after the other, decodes their first ``--frames`` frames and turns them into RGB arrays with
 ``to_ndarray``, nothing else; frames of another size than ``--height`` and ``--width`` it resizes (bicubic) until they cover that. Give the
 length and rate that the files have: clips are then their first frames, and no seeking is compared with none. *Tuned* is the same loop with
-one ``VideoReformatter`` for all files, which ``to_ndarray`` makes anew for every frame. *Read* is what a loader calls for every clip, in its
-own process. Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives.
+one ``VideoReformatter`` for all files, which ``to_ndarray`` makes anew for every frame. *Read* is what a loader calls for every clip, but
+in this process. Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives.
 
 All kinds take turns in one process, and ratios are taken turn by turn, as other programs may slow down the machine; also of processor time
 (of this process and of all that it started; Linux), which is about what the same work takes when nothing else runs. ``--train`` trains a
@@ -53,7 +53,7 @@ from modules.transformer import TextCondition, VideoARTransformer
 KINDS = {
     "bare": "bare PyAV loop",
     "tuned": "bare PyAV loop, tuned",
-    "read": "clips read (read_clip)",
+    "read": "clips read (read_clip, in this process)",
     "clips": "clips decoded (VideoFolder)",
     "cache": "latents from the cache (CachedLatents)",
     "stream": "latents from LitData (StreamedLatents)",
@@ -123,6 +123,7 @@ class Bench:
         return {
             "bare": partial(self.bare, VideoReformatter),
             "tuned": partial(self.bare, lambda: tuned),
+            "read": self.read,
             **{name: partial(self.load, name) for name in self.names},
         }
 

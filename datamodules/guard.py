@@ -149,9 +149,12 @@ class _Shared:
 
     def write(self, value: Tensor) -> tuple[int, ...]:
         """Puts a tensor there, if it is not there yet; its shape."""
-        place = self._first(value.numel()).view(value.shape)
-        if place.data_ptr() != value.data_ptr() or not value.is_contiguous():
-            place.copy_(value)
+        if not value.is_contiguous():
+            # It may lie there already, in another order.
+            value = value.clone(memory_format=torch.contiguous_format)
+        place = self._first(value.numel())
+        if place.data_ptr() != value.data_ptr():
+            place.copy_(value.view(-1))
         return tuple(value.shape)
 
     def read(self, shape: tuple[int, ...]) -> Tensor:

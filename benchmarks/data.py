@@ -3,12 +3,16 @@
     python -m benchmarks.data --manifest clips/captions.jsonl --frames 25 --height 128 --width 128 --out runs/data
     python -m benchmarks.data --manifest clips/captions.jsonl --frames 25 --height 128 --width 128 --train --layers 12 --width_of_model 768
 
-*Bare* opens the same files with PyAV one after the other, decodes their first ``--frames`` frames and turns them into RGB arrays, nothing
-else. So give the length and size that the files have: clips are then whole files, and no seeking or resizing is compared with none.
-Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives. All kinds take turns in one
-process, and ratios are taken turn by turn, as other programs may slow down the machine. ``--train`` trains a model on latents and on clips
-(which a small random tokenizer then encodes) and says which share of the time it waited for the next batch. Prints a Markdown table;
-``--out`` writes it and everything measured as JSON.
+*Bare* opens the same files with PyAV one after the other, decodes their first ``--frames`` frames and turns them into RGB arrays with
+``to_ndarray``, nothing else; frames of another size than ``--height`` and ``--width`` it resizes (bicubic) until they cover that. Give the
+length and rate that the files have: clips are then their first frames, and no seeking is compared with none. *Tuned* is the same loop with
+one ``VideoReformatter`` for all files, which ``to_ndarray`` makes anew for every frame. *Read* is what a loader calls for every clip, but
+in this process. Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives.
+
+All kinds take turns in one process, and ratios are taken turn by turn, as other programs may slow down the machine; also of processor time
+(of this process and of all that it started; Linux), which is about what the same work takes when nothing else runs. ``--train`` trains a
+model on latents and on clips (which a small random tokenizer then encodes) and says which share of the time it waited for the next batch.
+Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import argparse
 import itertools
 import json
 import logging
+import random
 import statistics
 import sys
 import time
@@ -29,6 +34,7 @@ from typing import Any
 
 import av
 import torch
+from av.video.reformatter import Interpolation, VideoReformatter
 from lightning import Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 
@@ -36,6 +42,7 @@ from benchmarks.tokenizer import conditions
 from datamodules import CachedLatents, ClipDataModule, StreamedLatents, VideoFolder
 from datamodules.litdata_streams import litdata
 from datamodules.manifest import Row
+from datamodules.reader import read_clip
 from datamodules.stream_latents import write_stream
 from modules import LitVideoAR
 from modules.geometry import Clip
@@ -45,6 +52,8 @@ from modules.transformer import TextCondition, VideoARTransformer
 
 KINDS = {
     "bare": "bare PyAV loop",
+    "tuned": "bare PyAV loop, tuned",
+    "read": "clips read (read_clip, in this process)",
     "clips": "clips decoded (VideoFolder)",
     "cache": "latents from the cache (CachedLatents)",
     "stream": "latents from LitData (StreamedLatents)",
@@ -98,7 +107,7 @@ class Bench:
             write_stream(LatentCache(folder / "cache"), str(folder / "stream"))
             self.names.append("stream")
         self._batches = {name: forever(self.source(name).train_dataloader()) for name in self.names}
-        self._files = itertools.cycle([row.path for row in self.rows])
+        self._files = itertools.cycle(random.Random(0).sample([row.path for row in self.rows], len(self.rows)))
 
     def source(self, name: str, most_frames: int = 10**6) -> ClipDataModule:
         options = self.options
@@ -110,18 +119,31 @@ class Bench:
 
     def kinds(self) -> dict[str, Callable[[], None]]:
         """What takes turns; each gives ``--clips`` clips."""
-        return {"bare": self.bare, **{name: partial(self.load, name) for name in self.names}}
+        tuned = VideoReformatter()
+        return {
+            "bare": partial(self.bare, VideoReformatter),
+            "tuned": partial(self.bare, lambda: tuned),
+            "read": self.read,
+            **{name: partial(self.load, name) for name in self.names},
+        }
 
     def load(self, name: str) -> None:
         for _ in range(self.options.clips // self.options.batch_size):
             next(self._batches[name])
 
-    def bare(self) -> None:
+    def bare(self, converter: Callable[[], VideoReformatter]) -> None:
+        height, width = self.options.height, self.options.width
         for path in itertools.islice(self._files, self.options.clips):
             with av.open(str(path)) as container:
                 container.streams.video[0].thread_type = "NONE"
                 for frame in itertools.islice(container.decode(video=0), self.options.frames):
-                    frame.to_ndarray(format="rgb24", threads=1)
+                    scale = max(height / frame.height, width / frame.width)
+                    size = {"height": round(scale * frame.height), "width": round(scale * frame.width)}
+                    converter().reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1, **size).to_ndarray()
+
+    def read(self) -> None:
+        for path in itertools.islice(self._files, self.options.clips):
+            read_clip(path, self.clips.clip)
 
     def waiting(self, name: str) -> dict[str, float]:
         """Of some training steps, after one to warm up: seconds in all and seconds spent waiting for batches."""
@@ -151,6 +173,13 @@ def forever(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
+def busy(process: int | str = "self") -> float:
+    """Seconds of processor time of a process and of all that it started and that are alive."""
+    mine = time.process_time() if process == "self" else time.clock_gettime((~int(process) << 3) | 2)
+    children = [child for task in Path(f"/proc/{process}/task").iterdir() for child in (task / "children").read_text().split()]
+    return mine + sum(map(busy, children))
+
+
 def parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -160,14 +189,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         bench = Bench(options, Path(folder))
         kinds = bench.kinds()
         seconds: dict[str, list[float]] = {name: [] for name in kinds}
+        processor: dict[str, list[float]] = {name: [] for name in kinds}
         for turn in range(options.repeats + 1):
             for name, kind in kinds.items():
-                start = time.perf_counter()
+                start, begun = time.perf_counter(), busy()
                 kind()
-                seconds[name] += [time.perf_counter() - start] * bool(turn)  # the first turn warms up
+                if turn > 0:  # the first one warms up
+                    seconds[name].append(time.perf_counter() - start)
+                    processor[name].append(busy() - begun)
         waiting = {name: bench.waiting(name) for name in ("cache", "clips")} if options.train else {}
         latent = bench.tokenizer.latent_shape(bench.clips.clip)
-        return {"files": len(bench.rows), "latent": latent, "seconds": seconds, "waiting": waiting}
+        return {"files": len(bench.rows), "latent": latent, "seconds": seconds, "processor": processor, "waiting": waiting}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -179,13 +211,12 @@ def table(results: dict[str, Any]) -> str:
     lines += [
         f"medians of {results['repeats']} turns of {clips} clips",
         "",
-        "| | clips per second | time over that of the bare loop |",
+        "| | clips per second | time over that of the bare loop | processor time over that of the bare loop |",
     ]
-    lines.append("|---|---|---|")
+    lines.append("|---|---|---|---|")
     for name, taken in seconds.items():
-        ratios = [one / bare for one, bare in zip(taken, seconds["bare"], strict=True)]
-        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        lines.append(f"| {KINDS[name]} | {clips / statistics.median(taken):.0f} | {spread} |")
+        spreads = " | ".join(spread(results[measure], name) for measure in ("seconds", "processor"))
+        lines.append(f"| {KINDS[name]} | {clips / statistics.median(taken):.0f} | {spreads} |")
     for name, found in results["waiting"].items():
         share = found["waiting"] / (found["waiting"] + found["working"])
         lines += [""] * (name == "cache")
@@ -194,6 +225,12 @@ def table(results: dict[str, Any]) -> str:
             f"({found['waiting']:.3f} of {found['waiting'] + found['working']:.1f} s, {results['steps']} steps)"
         )
     return "\n".join(lines) + "\n"
+
+
+def spread(taken: dict[str, list[float]], name: str) -> str:
+    """Median, least and most of a kind's times over those of the bare loop, turn by turn."""
+    ratios = [one / bare for one, bare in zip(taken[name], taken["bare"], strict=True)]
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def parse() -> argparse.Namespace:

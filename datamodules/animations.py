@@ -14,7 +14,8 @@ import av
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from datamodules.frames import Trouble, at_rate, opened, pixels_of
+from datamodules.frames import Trouble, at_rate, opened
+from datamodules.pixels import pixels_of
 from datamodules.reader import PICTURES, opened_picture, upright_pixels
 from datamodules.transforms import CENTRE
 from datamodules.video_files import VIDEOS

@@ -161,7 +161,7 @@ def stand_ins(index: int, visit: int, total: int) -> Iterator[int]:
     while gcd(stride, total) > 1:
         stride = chance.randrange(1, total + 1)
     places = ((first + number * stride) % total for number in range(total))
-    return (place for place in places if place != index)
+    yield from (place for place in places if place != index)
 
 
 def check_share(broken: int, rows: int, limit: float, details: str) -> None:

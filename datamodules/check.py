@@ -55,7 +55,7 @@ def text_of(report: dict[str, Any], plan: Plan) -> str:
     files, seconds, frames, captions = report["files"], report["seconds"], report["frames"], report["captions"]
     lines = [f"{report['rows']} rows, {files['videos']} videos, {files['pictures']} pictures, {files['unreadable']} unreadable files"]
     if files["videos"]:
-        lines.append(f"seconds        {_spread(seconds)}; {seconds['total'] / 3600:.2f} hours in all")
+        lines.append(f"seconds        {_spread(seconds)}; {_long(seconds['total'])} in all")
         lines.append(f"frames         {_spread(frames)}; {frames['total']} in all")
         lines.append(f"per second     {_counts(report['fps'])}; {report['uneven']} videos at a changing rate")
     lines.append(f"rows x columns {_counts(report['sizes'])}")
@@ -88,11 +88,15 @@ def _training(epoch: dict[str, Any], plan: Plan) -> Iterator[str]:
         yield "               too few clips for one batch: training would refuse to start"
     shape = " x ".join(map(str, epoch["latent"]))
     a_clip, all_clips = epoch["latent bytes"] / 1e3, epoch["cache bytes"] / 1e6
-    yield f"latents        {shape} numbers of 2 bytes: {a_clip:.1f} kB a clip, {all_clips:.1f} MB in all"
+    yield f"latents        {shape} numbers of 4 bytes: {a_clip:.1f} kB a clip, {all_clips:.1f} MB in all"
 
 
 def _spread(values: dict[str, float]) -> str:
     return f"{values['least']:.6g} to {values['most']:.6g}, mean {values['mean']:.6g}, median {values['median']:.6g}"
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.2f} hours"
 
 
 def _counts(values: dict[str, int]) -> str:

@@ -27,7 +27,10 @@ def read_class_folders(root: Path) -> list[Row]:
     paths = sorted(path for folder in root.iterdir() if folder.is_dir() for path in folder.iterdir())
     rows = [_row(root, path) for path in paths if path.suffix.lower() in VIDEOS | PICTURES and not path.name.startswith(".")]
     if not rows:
-        raise ValueError(f"no folder in {root} holds videos or pictures; a manifest is a .jsonl file or a folder of folders, one per class")
+        wanted = "a manifest is a .jsonl file or a folder of folders, one per class"
+        raise ValueError(
+            f"no folder in {root} holds videos or pictures; {wanted}. python -m datamodules.make_manifest makes one of any folder"
+        )
     return rows
 
 

@@ -1,7 +1,6 @@
 """Decoded frames by time: from the nearest keyframe before the first time on, one at a time.
 
-Time counts from the first frame that a file shows. Rotation marks of cameras are obeyed; transparent parts turn white, as on a page;
-pixels count as square. Of an interlaced frame, whose odd and even rows are of different times, the even rows are shown twice.
+Time counts from the first frame that a file shows.
 """
 
 from __future__ import annotations
@@ -14,21 +13,16 @@ from typing import NamedTuple
 
 import av
 import av.logging
-import torch
 from av import VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.format import formats_available
 from av.video.stream import VideoStream
-from torch import Tensor
 
 from datamodules.file_kind import objection
 
 # Seconds below which two times are the same; no container is finer where it matters.
 SAME_TIME = 1e-4
-
-# Red, green and blue.
-WHITE = (255, 255, 255)
 
 # Largest pictures, 8192 x 8192: headers can claim sizes that no memory holds.
 MOST_PIXELS = 2**26
@@ -145,42 +139,25 @@ def _frames_from(container: InputContainer, stream: VideoStream, start: float) -
     if first is None:
         raise Trouble(f"no frame can be decoded at {start:.3f} s or before")
     for shown in chain([first], frames):
-        yield shown._replace(time=shown.time - origin, end=shown.end - origin)
+        yield Shown(shown.time - origin, shown.end - origin, *shown[2:])
 
 
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
     rate = stream.average_rate or stream.guessed_rate
+    usual, tick = 1 / float(rate) if rate else 0.0, 0.0
     complaints, spoiled, doubtful = _complaints(), False, False
     for packet in container.demux(stream):
         doubtful |= packet.is_corrupt
         for frame in packet.decode():
-            if frame.time is None or not frame.time_base:
+            # The same for all frames of a stream; to make a fraction of it takes as long as to convert a small frame's colours.
+            tick = tick or float(frame.time_base or 0)
+            if frame.time is None or not tick:
                 raise Trouble("its frames carry no times")
-            length = frame.duration * frame.time_base if frame.duration else 1 / rate if rate else 0
             spoiled = frame.is_corrupt or (spoiled and not frame.key_frame)
             doubtful |= _complaints() > complaints
-            yield Shown(frame.time, frame.time + float(length), frame, spoiled, doubtful)
+            yield Shown(frame.time, frame.time + (frame.duration * tick or usual), frame, spoiled, doubtful)
 
 
 def _complaints() -> int:
     """How often libav has complained in this process, whatever is done with what it says."""
     return av.logging.get_last_error()[0]
-
-
-def pixels_of(frame: VideoFrame, background: tuple[int, int, int] = WHITE) -> Tensor:
-    """``(3, h, w)`` uint8, upright."""
-    # A palette may hold transparent colours.
-    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-    pixels = torch.from_numpy(frame.to_ndarray(format="rgba" if transparent else "rgb24", threads=1))
-    if frame.interlaced_frame:
-        pixels = pixels[::2].repeat_interleave(2, dim=0)[: len(pixels)]
-    return flattened(torch.rot90(pixels, round(frame.rotation / 90)), background)
-
-
-def flattened(pixels: Tensor, background: tuple[int, int, int] = WHITE) -> Tensor:
-    """``(h, w, 3 or 4)`` uint8 to ``(3, h, w)`` uint8: what is transparent shows the background."""
-    colours = pixels[..., :3]
-    if pixels.shape[-1] == 4:
-        alpha = pixels[..., 3:].float() / 255
-        colours = (colours * alpha + torch.tensor(background) * (1 - alpha)).round().to(torch.uint8)
-    return colours.permute(2, 0, 1)

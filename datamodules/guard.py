@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import math
+import mmap
 import os
+import select
 import signal
 import threading
 import traceback
@@ -26,6 +29,7 @@ from torch import Tensor
 GRACE = 2.0
 
 _local = threading.local()
+_shared: _Shared | None = None
 _helpers: WeakSet[_Helper] = WeakSet()
 _forking = threading.Lock()
 
@@ -43,7 +47,7 @@ def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any
         arguments: Whatever pickles.
 
     Returns:
-        What the function returns, if that pickles; a uint8 tensor comes without a detour, through shared memory.
+        What the function returns, if that pickles; a uint8 tensor comes without a detour, through shared memory, and best one by ``empty``.
 
     Raises:
         Stopped: If the function did not come back. The next call gets a new helper.
@@ -56,12 +60,21 @@ def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any
     return helper.call(seconds, function, arguments)
 
 
+def empty(*shape: int) -> Tensor:
+    """A uint8 tensor with anything in it; in a helper it lies where the owner looks for what is returned, so it is copied only once."""
+    size = math.prod(shape)
+    if _shared is None or _shared.given or size == 0:
+        return torch.empty(shape, dtype=torch.uint8)
+    return _shared.give(size).view(shape)
+
+
 class _Helper:
     """A process that serves one thread of the process that made it."""
 
     def __init__(self) -> None:
         self.dead, self._owner = False, os.getpid()
-        self._shared = os.memfd_create("tensor")
+        self._descriptor = os.memfd_create("tensor")
+        self._shared = _Shared(self._descriptor)
         # A helper of another thread must not get hold of this one's end, or nobody would notice when it dies.
         with _forking, warnings.catch_warnings():
             # Python warns of locks that other threads may hold now, and for ever in the helper. It asks for none that they use.
@@ -72,12 +85,15 @@ class _Helper:
                 self._connection.close()
                 _serve(theirs, self._shared)
             theirs.close()
+            # That of the connection makes a new one of these for every question.
+            self._waiting = select.poll()
+            self._waiting.register(self._connection, select.POLLIN)
             _helpers.add(self)
 
     def call(self, seconds: float, function: Callable[..., Any], arguments: tuple) -> Any:
         try:
             self._connection.send((seconds, function, arguments))
-            if not self._connection.poll(seconds + GRACE):
+            if not self._waiting.poll(1000 * (seconds + GRACE)):
                 raise Stopped(_reason(signal.SIGALRM, seconds))
             kind, value = self._connection.recv()
         except (EOFError, ConnectionError):
@@ -89,14 +105,14 @@ class _Helper:
             raise
         if kind == "error":
             raise value
-        return _read(self._shared, value) if kind == "tensor" else value
+        return self._shared.read(value) if kind == "tensor" else value
 
     def leave(self) -> None:
         """Forgets the process without a word to it."""
         self.dead = True
         _helpers.discard(self)
         self._connection.close()
-        os.close(self._shared)
+        os.close(self._descriptor)
 
     def _end(self, waiting: int = 0) -> int:
         """Kills the process if it is still there; returns what it died of."""
@@ -120,11 +136,44 @@ if hasattr(os, "fork"):
     os.register_at_fork(after_in_child=_leave_all)
 
 
-def _serve(connection: Connection, shared: int) -> NoReturn:
+class _Shared:
+    """The memory of a helper and its owner, as one of them sees it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.given, self._descriptor, self._bytes = False, descriptor, torch.empty(0, dtype=torch.uint8)
+
+    def give(self, size: int) -> Tensor:
+        """``(size,)`` uint8, to one asker per call, as there is one place only."""
+        self.given = True
+        return self._first(size)
+
+    def write(self, value: Tensor) -> tuple[int, ...]:
+        """Puts a tensor there, if it is not there yet; its shape."""
+        if not value.is_contiguous():
+            # It may lie there already, in another order.
+            value = value.clone(memory_format=torch.contiguous_format)
+        place = self._first(value.numel())
+        if place.data_ptr() != value.data_ptr():
+            place.copy_(value.view(-1))
+        return tuple(value.shape)
+
+    def read(self, shape: tuple[int, ...]) -> Tensor:
+        """What was written."""
+        return self._first(math.prod(shape)).view(shape).clone()
+
+    def _first(self, size: int) -> Tensor:
+        if len(self._bytes) < size:
+            if os.fstat(self._descriptor).st_size < size:
+                os.ftruncate(self._descriptor, size)
+            self._bytes = torch.frombuffer(mmap.mmap(self._descriptor, size), dtype=torch.uint8)
+        return self._bytes[:size]
+
+
+def _serve(connection: Connection, shared: _Shared) -> NoReturn:
     """The life of a helper, until its owner goes."""
-    global _forking
+    global _forking, _shared
     try:
-        _forking = threading.Lock()
+        _forking, _shared = threading.Lock(), shared
         # What the owner does about signals and about objects nobody uses any more is not the helper's business.
         gc.freeze()
         faulthandler.disable()
@@ -136,6 +185,7 @@ def _serve(connection: Connection, shared: int) -> NoReturn:
         while True:
             seconds, function, arguments = connection.recv()
             signal.setitimer(signal.ITIMER_REAL, seconds)
+            shared.given = False
             answer = _answer(function, arguments, shared)
             signal.setitimer(signal.ITIMER_REAL, 0)
             connection.send(answer)
@@ -143,22 +193,13 @@ def _serve(connection: Connection, shared: int) -> NoReturn:
         os._exit(0)
 
 
-def _answer(function: Callable[..., Any], arguments: tuple, shared: int) -> tuple[str, Any]:
+def _answer(function: Callable[..., Any], arguments: tuple, shared: _Shared) -> tuple[str, Any]:
     try:
         value = function(*arguments)
     except Exception as error:
         error.add_note(f"in a helper process:\n{traceback.format_exc()}")
         return "error", error
-    if isinstance(value, Tensor):
-        os.pwrite(shared, value.contiguous().numpy().data, 0)
-        return "tensor", tuple(value.shape)
-    return "value", value
-
-
-def _read(shared: int, shape: tuple[int, ...]) -> Tensor:
-    tensor = torch.empty(shape, dtype=torch.uint8)
-    os.preadv(shared, [tensor.numpy().data], 0)
-    return tensor
+    return ("tensor", shared.write(value)) if isinstance(value, Tensor) else ("value", value)
 
 
 def _reason(number: int, seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,9 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.prompt_list import Prefix, Request
-from datamodules.reader import UnreadableVideo, is_picture, probe, read_clip
+from datamodules.reader import UnreadableVideo, is_picture, probe, read_clip, shown_size
 from datamodules.resumable import place
-from datamodules.transforms import Framing
 from modules.batch import KeepsClips, Requests
 from modules.geometry import Clip
 
@@ -55,10 +54,9 @@ class RequestedClips(LightningDataModule, ABC):
         for request in self.requests:
             # Decoded again when its turn comes: a second decoding is cheaper than holding all prefixes in memory.
             if request.prefix is not None and request.prefix not in self._prefixes:
-                framing = _Watching()
-                prefix = self._read_prefix(request, framing)
+                prefix = self._read_prefix(request)
                 self._prefixes[request.prefix] = hashlib.sha256(prefix.numpy().tobytes()).hexdigest()
-                cuts.append(_Cut(f"{request.prefix.path} ({request.place})", *framing.size, self.clip))
+                cuts.append(_Cut(f"{request.prefix.path} ({request.place})", *shown_size(request.prefix.path), self.clip))
         _tell_of(cuts)
 
     def predict_dataloader(self) -> _Share:
@@ -107,12 +105,12 @@ class RequestedClips(LightningDataModule, ABC):
             asked |= {"prefix": str(request.prefix.path), "prefix_sha256": self._prefixes[request.prefix]}
         return asked
 
-    def _read_prefix(self, request: Request, framing: Framing | None = None) -> Tensor:
+    def _read_prefix(self, request: Request) -> Tensor:
         """``(3, P, H, W)`` uint8."""
         assert request.prefix is not None
         clip = replace(self.clip, frames=request.prefix.frames)
         try:
-            return read_clip(request.prefix.path, clip, _second(request.prefix, clip), framing or Framing())
+            return read_clip(request.prefix.path, clip, _second(request.prefix, clip))
         except UnreadableVideo as error:
             raise ValueError(f"{request.place}: {error}") from error
 
@@ -124,21 +122,6 @@ def _second(prefix: Prefix, clip: Clip) -> float:
     about = probe(prefix.path)
     last = about.seconds - 1 / about.fps if about.fps else about.seconds
     return max(0.0, last - (clip.frames - 1) / clip.fps)
-
-
-@dataclass(frozen=True)
-class _Watching(Framing):
-    """The middle of a picture, and how large the picture was."""
-
-    seen: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.seen[0]
-
-    def __call__(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        self.seen.append((pixels.shape[-2], pixels.shape[-1]))
-        return super().__call__(pixels, height, width)
 
 
 @dataclass(frozen=True)

@@ -124,14 +124,20 @@ class ResumableLoader(WrappedLoader):
         return {"steps": self._steps, "consumed": list(self._consumed)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ``ValueError`` if the state is that of other data."""
-        if len(state["consumed"]) != len(self.streams):
-            then, now = len(state["consumed"]), len(self.streams)
+        """Raises ``ValueError`` if the state is that of other data, or of another version of this loader."""
+        steps, consumed = state.get("steps"), state.get("consumed")
+        numbers = [steps, *consumed] if isinstance(consumed, list) else [None]
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError(
-                f"the checkpoint was made with clips of {then} sizes or sources, and now there are {now}: "
+                "the checkpoint says where its data stood in another form than this version does: "
+                "begin a new run with its weights by --init_from"
+            )
+        if len(numbers) - 1 != len(self.streams):
+            raise ValueError(
+                f"the checkpoint was made with clips of {len(numbers) - 1} sizes or sources, and now there are {len(self.streams)}: "
                 "continue with the same data, or begin a new run with --init_from"
             )
-        self._steps, self._consumed = state["steps"], list(state["consumed"])
+        self._steps, self._consumed = numbers[0], numbers[1:]
 
     def _turn(self, step: int) -> int:
         return turn(step, self._shares(step), self.seed)

@@ -109,6 +109,9 @@ class StreamLoader:
         return self._loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ``ValueError`` if the state is that of another loader than LitData's."""
+        if not state.keys() >= {"dataset", "num_workers", "batch_size"}:
+            raise ValueError("the checkpoint was made with data that was no stream: go on with that, or begin a new run with --init_from")
         self._loader.load_state_dict(state)
 
 

@@ -27,8 +27,8 @@ EVEN = 0.002
 # Seconds by which a row may end after its file.
 BEYOND = 0.1
 
-# Bytes of a number in a latent cache, which is float16.
-BYTES = 2
+# Bytes of a number in a latent cache, which is float32 unless told otherwise.
+BYTES = 4
 
 
 class Facts(NamedTuple):

@@ -13,7 +13,8 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.frames import Trouble, UnreadableVideo, at_rate, opened, pixels_of
+from datamodules.frames import Trouble, UnreadableVideo, at_rate, opened
+from datamodules.pixels import pixels_of
 from datamodules.resumable import place
 from modules.batch import FileChunk
 

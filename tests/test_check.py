@@ -91,7 +91,7 @@ def test_the_epoch_is_that_of_a_training(manifest: Path, tmp_path: Path, frames:
 def test_the_size_of_a_latent_cache(manifest: Path) -> None:
     assert PLAN.latent == (8, 2, 4, 4)
     text = text_of(main_report(manifest), PLAN)
-    assert "8 x 2 x 4 x 4 numbers of 2 bytes: 0.5 kB a clip" in text
+    assert "8 x 2 x 4 x 4 numbers of 4 bytes: 1.0 kB a clip" in text
 
 
 def main_report(manifest: Path) -> dict:

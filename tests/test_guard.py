@@ -44,6 +44,22 @@ def test_values_and_tensors_of_any_size_come_back() -> None:
     assert first.equal(grey(3)) and second.equal(grey(2))
 
 
+def two_tensors(size: int) -> torch.Tensor:
+    first, second = guard.empty(3, size).fill_(1), guard.empty(3, size).fill_(2)
+    return second if size % 2 else first
+
+
+def part_of_a_tensor(size: int) -> torch.Tensor:
+    return guard.empty(size, size).copy_(torch.arange(size)).T
+
+
+def test_tensors_made_in_shared_memory_come_back_and_stay_as_they_are() -> None:
+    made = [within(10, two_tensors, size) for size in (4, 5, 400, 7)]
+    for size, tensor in zip((4, 5, 400, 7), made, strict=True):
+        assert tensor.equal(torch.full((3, size), 1 + size % 2, dtype=torch.uint8))
+    assert within(10, part_of_a_tensor, 9).equal(torch.arange(9, dtype=torch.uint8)[:, None].expand(9, 9))
+
+
 def test_errors_come_back_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(UnreadableVideo, match="nothing.mp4: there is no such file") as caught:
         within(10, read_clip, tmp_path / "nothing.mp4", Clip(1, 8, 8))
@@ -101,7 +117,7 @@ def test_no_descriptors_and_no_processes_pile_up() -> None:
         children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
         return len(os.listdir("/proc/self/fd")), len(children)
 
-    within(10, os.getpid)
+    within(10, grey, 100)
     before = count()
     for _ in range(5):
         with pytest.raises(Stopped):

@@ -159,3 +159,11 @@ def test_held_out_clips_that_cannot_be_shared_are_refused(monkeypatch):
 def test_held_out_clips_come_again_in_every_pass():
     loader = HeldOutLoader(range(7), list, batch_size=3, workers=2)
     assert list(loader) == list(loader) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@pytest.mark.parametrize(
+    "state", [{"steps": 3, "consumed": 9}, {"consumed": [9]}, {"steps": -1, "consumed": [9]}, {"steps": 3, "consumed": [None]}, {}]
+)
+def test_a_state_of_another_form_is_refused(state):
+    with pytest.raises(ValueError, match="in another form than this version does: begin a new run with its weights by --init_from"):
+        train_loader().load_state_dict(state)

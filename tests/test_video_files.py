@@ -16,7 +16,8 @@ from torch import Tensor
 
 import datamodules.video_files
 from datamodules import VideoFiles
-from datamodules.frames import UnreadableVideo, pixels_of
+from datamodules.frames import UnreadableVideo
+from datamodules.pixels import pixels_of
 from datamodules.video_files import unique_names
 from modules.batch import FileChunk
 

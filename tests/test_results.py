@@ -197,13 +197,13 @@ def test_a_folder_has_no_distance_from_itself(folders: tuple[Path, Path], tmp_pa
     one, other = folders
     settings = ["--features.widths", "[2]", "--protocol.frames", "5"]
     same = compare_folders.main([str(one), str(one), str(tmp_path / "same"), *settings])
-    rows = {row.of: row for row in same.rows}
+    rows = {row.of: row for row in same.rows if "Fréchet" in row.metric}
     assert rows["made"].value == pytest.approx(0.0, abs=1e-6) and rows["static"].value > rows["real"].value > 0
     assert rows["made"].clips == 12 and rows["real"].clips == 6
     found = Results.read(tmp_path / "same" / "results.json")
     assert found.origin["reference"] == str(one) and found.origin["clip"]["height"] == 16 and "protocol own" in capsys.readouterr().out
     differ = compare_folders.main([str(other), str(one), str(tmp_path / "differ"), *settings])
-    assert {row.of: row for row in differ.rows}["made"].value > 1e-4
+    assert next(row for row in differ.rows if row.of == "made").value > 1e-4
 
 
 def test_videos_that_cannot_be_used_are_left_out(folders: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

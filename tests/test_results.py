@@ -30,7 +30,10 @@ def test_a_file_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results.json").read_text())["results"][1]["value"] is None
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"results": [{}], "protocol": {}, "origin": {}}'])
+EMPTY = '{"results": [{"metric": "x", "of": "", "values": [], "floor": null, "clips": 1, "note": ""}], "protocol": {}, "origin": {}}'
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"results": [{}], "protocol": {}, "origin": {}}', EMPTY])
 def test_other_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match="results.json holds no results of an evaluation"):
@@ -147,9 +150,17 @@ def test_vbench_scores_that_are_missing_or_wrong_are_refused(tmp_path: Path) -> 
     (tmp_path / "eval.json").write_text(json.dumps({"color": [90.0]}))
     with pytest.raises(ValueError, match="within 0..1; color is 90"):
         vbench.read_scores([tmp_path / "eval.json"])
-    (tmp_path / "eval.json").write_text("{}}")
-    with pytest.raises(ValueError, match="eval.json holds no scores of VBench"):
-        vbench.read_scores([tmp_path / "eval.json"])
+    for text, message in (
+        ("{}}", "eval.json is no JSON"),
+        ("[1]", "eval.json holds no scores of VBench"),
+        ('{"color": []}', "eval.json holds no score of VBench for color"),
+        ('{"scene": "high"}', "eval.json holds no score of VBench for scene"),
+    ):
+        (tmp_path / "eval.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            vbench.read_scores([tmp_path / "eval.json"])
+    with pytest.raises(FileNotFoundError, match="there is no file .*nothing.json"):
+        vbench.read_scores([tmp_path / "nothing.json"])
 
 
 def test_vbench_from_pictures_weighs_as_published() -> None:

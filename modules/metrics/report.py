@@ -137,5 +137,5 @@ def plot(path: Path, found: Sequence[Named]) -> bool:
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,10 @@ def kind_of(model: dict[str, Any]) -> str:
     return model.get("class_path", "nothing").rsplit(".")[-1]
 
 
-def build(config: dict[str, Any], checkpoint: Path | str) -> Any:
-    """The model as its run had it, with random weights, and without what only training needs."""
+def build(config: dict[str, Any], checkpoint: Path | str, without: Collection[str] = TRAINING) -> Any:
+    """The model as its run had it, with random weights, and without some of its arguments: by default what only training needs."""
     kind = KINDS[kind_of(config)]
-    config = config | {"init_args": {name: value for name, value in config["init_args"].items() if name not in TRAINING}}
+    config = config | {"init_args": {name: value for name, value in config["init_args"].items() if name not in without}}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(kind, "model", required=True)
     try:

@@ -117,7 +117,8 @@ if __name__ == "__main__":
     try:
         main()
     except SIGTERMException:
-        sys.exit(128 + signal.SIGTERM)  # not 0: the run is not finished
+        # Not 0: the run is not finished. Processes that Lightning started say so to nobody, and would have the first one killed.
+        sys.exit(0 if os.environ.get("LOCAL_RANK", "0") != "0" else 128 + signal.SIGTERM)
     except Exception as error:
         text = mistake(error)
         if text is None or os.environ.get("VIDEOAR_DEBUG"):

@@ -66,10 +66,10 @@ class EvaluateRollouts(Callback):
                 for seed in range(self.repeats)
             ]
         rows = drift_rows(real, made, self.clips)
-        rank_zero_info(table(rows))
+        about = {"name": "rollouts", "frames": self.frames, "clips": self.clips, "repeats": self.repeats, "split": "test"}
+        rank_zero_info(f"protocol rollouts: {self.clips} videos of {self.frames} frames for each of {self.repeats} seeds\n{table(rows)}")
         pl_module.log_dict({f"evaluation/{row.metric}/{row.of}": row.value for row in rows}, sync_dist=True)
         if trainer.is_global_zero:
-            about = {"name": "rollouts", "frames": self.frames, "clips": self.clips, "repeats": self.repeats, "split": "test"}
             write_text(self.folder / "results.json", Results(rows, about, evaluation_origin(trainer, pl_module)).text())
             write_text(self.folder / "drift.csv", curves_text(real, torch.stack(made).mean(dim=0)))
 

@@ -17,14 +17,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from callbacks.files import replacing, write_text
+from callbacks.media import contact_sheet, write_picture
 from callbacks.origin import evaluation_origin
 from callbacks.video_sets import Maker, Walk
 from modules.geometry import Clip
-from modules.metrics import Protocol, RealVideos, Results, Row, VideoFeatures, copy_rows, distance_rows, table, variety_rows
+from modules.metrics import Protocol, RealVideos, Results, Row, VideoFeatures, closest, copy_rows, distance_rows, table, variety_rows
 from modules.metrics.comparison import floor_size
 
 # Clips whose pixels stand for a data set when results about it are kept.
 WITNESSES = 16
+# Pairs of a generated and the nearest training video to be drawn, and what they are called.
+SHOWN, KINDS = 6, ("generated", "nearest training video")
 
 
 class EvaluateVideos(Callback):
@@ -33,7 +36,7 @@ class EvaluateVideos(Callback):
     Compared are reconstructions (of a model with ``reconstruct``), generated videos (with ``make``), every seed of them by itself, and
     frozen first frames, which show whether the features see motion at all. Beside each stands the floor: real videos against other real
     ones, as many as the protocol has or as there are. With several seeds the variety of videos of one condition is measured too, and
-    with ``training_clips`` the distance to the nearest training video.
+    with ``training_clips`` the distance to the nearest training video; ``neighbours.png`` shows the generated videos nearest to one.
 
     Videos are compared as uint8, never through a video file. Clips and seeds do not depend on the number of processes.
 
@@ -114,7 +117,19 @@ class EvaluateVideos(Callback):
         walk = self._walk(trainer, pl_module, "train", 0)
         count = min(self.training_clips, len(walk.order))
         training, _ = self._vectors(walk, "training videos", count, lambda batch: batch["video"])
+        self._show_copies(walk, closest(training, sets["generated"][0], SHOWN), len(trainer.datamodule.class_names))  # type: ignore[attr-defined]
         return copy_rows(training, None if self.protocol.split == "train" else real.reference, sets)
+
+    def _show_copies(self, training: Walk, pairs: list[tuple[int, int]], classes: int) -> None:
+        """Draw pairs of a generated video of the first seed and the training video that is nearest to it."""
+        trainer, model = training.trainer, training.module
+        walk = self._walk(trainer, model, self.protocol.split, classes)
+        made, texts = walk.pictured([place for place, _ in pairs], model.make)  # type: ignore[arg-type]
+        known, theirs = training.pictured([place for _, place in pairs], lambda batch: batch["video"])
+        if trainer.is_global_zero:
+            videos = [video for pair in zip(made, known, strict=True) for video in pair]
+            says = [f"{text}\n{kind}" for pair in zip(texts, theirs, strict=True) for text, kind in zip(pair, KINDS, strict=True)]
+            write_picture(self.folder / "neighbours.png", contact_sheet(videos, says, group=2))
 
     def _walk(self, trainer: Trainer, pl_module: LightningModule, split: str, classes: int) -> Walk:
         """The clips of a split in an order drawn by chance, always the same."""
@@ -170,7 +185,7 @@ class EvaluateVideos(Callback):
 
 
 def clips_of(data: Any, split: str) -> Sized:
-    """The clips of a split as they are to be looked at: from the middle, if the data can say so, and not at a random place.
+    """The clips of a split as results are compared with them: files from their middle, not from a random place.
 
     Raises:
         ValueError: If the data has latents of them only.

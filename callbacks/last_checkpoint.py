@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.agreed_stop import AgreedStop
 from callbacks.atomic_checkpoint import AtomicCheckpointIO
 
 
@@ -30,6 +31,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, dirpath: str, every_n_train_steps: int = 1000) -> None:
         super().__init__(dirpath=dirpath, filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
+        self._stop = AgreedStop()
 
     @property
     def path(self) -> Path:
@@ -53,6 +55,14 @@ class LastCheckpoint(ModelCheckpoint):
             complaint = check_folder(self.path.parent, checkpoint_bytes(pl_module))
         if complaint := trainer.strategy.broadcast(complaint):
             raise ValueError(complaint)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._stop.watch(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *batch)
+        self._stop.agree(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from callbacks.log_videos import captions
 from modules.batch import VideoBatch
 
 # Seeds of different repeats lie this far apart; all of them stay below 2 ** 32, of which torch keeps 32 bits.
@@ -67,6 +68,14 @@ class Walk:
             together = together.transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
         together = together[:places].cpu()  # type: ignore[index]
         return together[:, :-1], together[:, -1].long()
+
+    def pictured(self, places: Sequence[int], make: Maker, repeat: int = 0) -> tuple[list[Tensor], list[str]]:
+        """What is made at some places, by every process, on the CPU: uint8 ``(3, T, H, W)`` each, and what is asked for there."""
+        clips, videos, texts = _Places(self, places, SEEDS * repeat), [], []
+        for batch in DataLoader(clips, self.trainer.datamodule.batch_size, collate_fn=_collate):  # type: ignore[attr-defined]
+            videos += make(self.module.transfer_batch_to_device(batch, self.module.device, 0)).cpu()
+            texts += captions(batch)
+        return videos, texts
 
     def _batches(self, places: int, repeat: int, title: str) -> Iterator[VideoBatch]:
         """Batches of this process; as many on every one, the last places being visited again where it must be."""

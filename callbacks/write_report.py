@@ -94,7 +94,7 @@ class WriteReport(Callback):
             sheet = contact_sheet([video for video, _ in self._rows], [text for _, text in self._rows], group=self._kinds)
             write_picture(self.path.with_suffix(".png"), sheet)
         if self._findings:
-            rank_zero_info(table(self._findings))
+            rank_zero_info(f"protocol test clips: {clips}, judged by the data's own rule\n{table(self._findings)}")
 
     def _keep_rows(self, videos: dict[str, Tensor], texts: list[str]) -> None:
         """Keep clips spread over the first batches for the sheet: a row per kind of video, the caption at the first."""

@@ -97,6 +97,10 @@ class ClipDataModule(LightningDataModule, ABC):
             clip: What they measure, if not what ``self.clip`` says.
         """
 
+    def reference(self, split: str) -> Sized:
+        """The clips of a split that results are compared with, in which nothing is drawn by chance."""
+        return self.dataset(split)
+
     @property
     @abstractmethod
     def class_names(self) -> list[str]:

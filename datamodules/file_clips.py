@@ -106,6 +106,12 @@ class FileClips(ClipDataModule):
             self._datasets[key] = self._make(*key)
         return self._datasets[key]
 
+    def reference(self, split: str) -> FolderClips:
+        """The clips of a split, those of "train" cut from the middle of their files as well, whatever a training shows of them."""
+        if split != "train":
+            return self.dataset(split)
+        return FolderClips(self.train_rows(self.clip), self.clip, self._class_ids, tolerance=self.tolerance)
+
     def _make(self, train: bool, clip: Clip) -> FolderClips:
         if train:
             rows = self.train_rows(clip)

@@ -56,6 +56,9 @@ class Mixture(ClipDataModule):
         """The clips of the main part."""
         return self.main.dataset(split, clip)
 
+    def reference(self, split: str) -> Sized:
+        return self.main.reference(split)
+
     @property
     def class_names(self) -> list[str]:
         sources = (self.main, *self.parts.values())

@@ -1,8 +1,8 @@
-"""What is computed: tokenizer, transformer, autoregression, the two Lightning modules that train them, and ``load`` for trained ones."""
+"""What is computed: tokenizer, transformer, autoregression, the two Lightning modules that train them, and what loads trained ones."""
 
 from modules.lit_tokenizer import LitTokenizer
 from modules.lit_videoar import LitVideoAR
-from modules.loading import load
+from modules.loading import load, load_tokenizer
 from modules.videoar import VideoAR
 
-__all__ = ["LitTokenizer", "LitVideoAR", "VideoAR", "load"]
+__all__ = ["LitTokenizer", "LitVideoAR", "VideoAR", "load", "load_tokenizer"]

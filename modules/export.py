@@ -1,6 +1,7 @@
 """Makes a finished run a model that people can exchange: weights in one safetensors file and a JSON beside it, without the optimiser.
 
-``python -m modules.export runs/mine/4 --out model.safetensors``. The file goes with ``--init_from`` and ``modules.load``.
+``python -m modules.export runs/mine/4 --out model.safetensors``. The file goes with ``--init_from``, and with ``modules.load``, or
+``modules.load_tokenizer`` if it is a tokenizer.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from torch import Tensor
 
 from modules.exported import FORMAT, about_path, check_names
 from modules.geometry import Clip
-from modules.loading import build, find_checkpoint, read_config
+from modules.loading import build, find_checkpoint, kind_of, read_config
 from modules.mistakes import mistake
-from modules.tensor_file import digest, open_tensors, save_tensors
+from modules.tensor_file import open_tensors, save_tensors
 from modules.tokenizer.fitting import fit
 
 log = logging.getLogger(__name__)
 
 Which = Literal["averaged", "raw"]
-ARCHITECTURE = ("tokenizer", "transformer", "sampler", "extension")
+# What of a model is given away: arguments of its class, and networks.
+ARCHITECTURE = {"LitVideoAR": ("tokenizer", "transformer", "sampler", "extension"), "LitTokenizer": ("tokenizer",)}
+NETWORKS = ("tokenizer", "transformer")
 ENVIRONMENT = "fit.environment.json"  # what the callback SaveRunConfig leaves in a run's folder
 
 
@@ -45,17 +48,19 @@ def export(run: Path, out: Path, which: Which | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no checkpoint, or no ``fit.yaml`` in its folder or one above it.
-        ValueError: If ``out`` is no ``.safetensors``, the run is not one of the autoregressive model, or its weights do not fit its
-            configuration exactly.
+        ValueError: If ``out`` is no ``.safetensors``, the run is of another model than ours, or its weights do not fit its configuration
+            exactly.
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"weights go into a .safetensors file, not {out}")
     checkpoint = find_checkpoint(run)
-    config, content = read_config(checkpoint), open_tensors(checkpoint)
-    settings = config["model"]["init_args"]
-    model = {"class_path": "modules.LitVideoAR", "init_args": {name: settings[name] for name in ARCHITECTURE if settings.get(name)}}
+    config, content = read_config(checkpoint, tuple(ARCHITECTURE)), open_tensors(checkpoint)
+    name, settings = kind_of(config["model"]), config["model"]["init_args"]
+    model = {"class_path": f"modules.{name}", "init_args": {part: settings[part] for part in ARCHITECTURE[name] if settings.get(part)}}
     check_names(model, about_path(out))
     weights, kind = choose(content, which, checkpoint)
+    # Critics and the network of the perceptual loss stay behind.
+    weights = {tensor: value for tensor, value in weights.items() if tensor.partition(".")[0] in NETWORKS}
     about = describe(model, Clip(**config["data"]["init_args"]["clip"]), weights, checkpoint)
     about["origin"] |= {"weights": kind, "step": content.get("global_step"), "commit": _commit(checkpoint)}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +114,12 @@ def describe(model: dict[str, Any], clip: Clip, weights: Mapping[str, Tensor], c
             "frames": f"1 + {tokenizer.shape.temporal_factor} n",
             "height_and_width": f"multiples of {tokenizer.shape.spatial_factor}",
         },
-        "parameters": {part: sum(value.numel() for value in getattr(network, part).parameters()) for part in ("tokenizer", "transformer")},
-        "tokenizer_sha256": digest({name: value for name, value in weights.items() if name.startswith("tokenizer.")}),
+        "parameters": {
+            part: sum(value.numel() for value in whole.parameters()) for part, whole in network.named_children() if part in NETWORKS
+        },
+        "tokenizer_sha256": tokenizer.identity(
+            {name.removeprefix("tokenizer."): value for name, value in weights.items() if name.startswith("tokenizer.")}
+        ),
         "origin": {name: version(name) for name in ("torch", "lightning")},
     }
 

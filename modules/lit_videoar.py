@@ -286,15 +286,16 @@ class LitVideoAR(LightningModule):
     def on_test_epoch_end(self) -> None:
         rank_zero_info(self.scores.table(self._log_scores("test")))
         if self.quality["psnr"].update_called:
-            self.log_dict({f"test/{name}": value for name, value in self.quality.compute().items()})
+            self.log_dict({f"test/{name}": value for name, value in self.quality.compute().items()}, sync_dist=True)
         self.quality.reset()
 
     def _log_scores(self, stage: str) -> dict[str, Tensor]:
         scores = self.scores.compute()
         self.scores.reset()
-        self.log(f"{stage}/bit_accuracy", scores["mean_accuracy"], prog_bar=True)
-        self.log(f"{stage}/bit_accuracy_of_majority", scores["mean_majority"])
-        for name in ("accuracy", "majority"):
-            for frame, row in enumerate(scores[name]):
-                self.log_dict({f"{stage}/{name}/frame{frame}_scale{scale}": value for scale, value in enumerate(row)})
+        rows = {"bit_accuracy": scores["mean_accuracy"], "bit_accuracy_of_majority": scores["mean_majority"]}
+        for key in ("accuracy", "majority"):
+            rows |= {f"{key}/frame{frame}_scale{scale}": value for frame, row in enumerate(scores[key]) for scale, value in enumerate(row)}
+        for name, value in rows.items():
+            # Equal on all processes; said so that Lightning does not warn.
+            self.log(f"{stage}/{name}", value, prog_bar=name == "bit_accuracy", sync_dist=True)
         return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from argparse import ArgumentError
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch import nn
 
 from modules.exported import read_about
 from modules.geometry import Clip
+from modules.lit_tokenizer import LitTokenizer
 from modules.lit_videoar import LitVideoAR
 from modules.mistakes import mistake
+from modules.tokenizer import VideoTokenizer
 from modules.transformer.precision import Precision
 from modules.videoar import VideoAR
 from modules.weights import load_weights
@@ -23,7 +26,8 @@ from modules.weights import load_weights
 CONFIG = "fit.yaml"
 
 # What only training needs, whose classes may not be there any more.
-TRAINING = {"corruption", "frame_mask", "rollout", "memory", "optimizer"}
+TRAINING = {"corruption", "frame_mask", "rollout", "memory", "optimizer", "loss", "perceptual", "adversary", "critic_optimizer"}
+KINDS: dict[str, type[nn.Module]] = {"LitVideoAR": LitVideoAR, "LitTokenizer": LitTokenizer}
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +51,7 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
     """
     checkpoint = find_checkpoint(Path(path))
     config = read_config(checkpoint)
-    model = build(config["model"], checkpoint)
-    report = load_weights(model, checkpoint)
-    if report.initialised:
-        raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
-    if report.unused:
-        raise ValueError(
-            f"{checkpoint} is of another architecture: the model has no {report.unused[0]} ({len(report.unused)} such tensors)"
-        )
-    nn.Module.to(model, device)
-    model.eval().requires_grad_(False)
+    model: Any = filled(config["model"], checkpoint, device)
     transformer = model.transformer
     transformer.execution = replace(transformer.execution, precision=precision, graphs=graphs)
     numbers = transformer.numbers()
@@ -65,11 +60,52 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
 
 
-def build(config: dict[str, Any], checkpoint: Path | str) -> LitVideoAR:
-    """The model as its run had it, with random weights, and without what only training needs."""
-    config = config | {"init_args": {name: value for name, value in config["init_args"].items() if name not in TRAINING}}
+def load_tokenizer(path: str | Path, device: str = "cpu") -> VideoTokenizer:
+    """The tokenizer of a run of ``train.py fit``, of its own or of a model over it, or of exported weights, ready for use.
+
+    Args:
+        path: The run's folder, a checkpoint in it, or exported weights; see :func:`load` for whom to trust.
+        device: Where the tokenizer goes.
+
+    Raises:
+        FileNotFoundError: As :func:`load`.
+        ValueError: If the weights do not fit the configuration.
+    """
+    checkpoint = find_checkpoint(Path(path))
+    config = read_config(checkpoint, tuple(KINDS))["model"]
+    alone = {"class_path": "modules.LitTokenizer", "init_args": {"tokenizer": config["init_args"]["tokenizer"]}}
+    return filled(alone, checkpoint, device, others=True).tokenizer  # type: ignore[return-value]
+
+
+def filled(config: dict[str, Any], checkpoint: Path, device: str, others: bool = False) -> nn.Module:
+    """The model with the weights of a checkpoint, which may hold ``others`` or must not, for use without training.
+
+    Raises:
+        ValueError: If the weights do not fit the model.
+    """
+    model = build(config, checkpoint)
+    report = load_weights(model, checkpoint)
+    if report.initialised:
+        raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
+    if report.unused and not others:
+        raise ValueError(
+            f"{checkpoint} is of another architecture: the model has no {report.unused[0]} ({len(report.unused)} such tensors)"
+        )
+    nn.Module.to(model, device)
+    return model.eval().requires_grad_(False)
+
+
+def kind_of(model: dict[str, Any]) -> str:
+    """The name of a configured model's class."""
+    return model.get("class_path", "nothing").rsplit(".")[-1]
+
+
+def build(config: dict[str, Any], checkpoint: Path | str, without: Collection[str] = TRAINING) -> Any:
+    """The model as its run had it, with random weights, and without some of its arguments: by default what only training needs."""
+    kind = KINDS[kind_of(config)]
+    config = config | {"init_args": {name: value for name, value in config["init_args"].items() if name not in without}}
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LitVideoAR, "model", required=True)
+    parser.add_subclass_arguments(kind, "model", required=True)
     try:
         return parser.instantiate_classes(parser.parse_object({"model": config}))["model"]
     except ArgumentError as error:
@@ -84,17 +120,29 @@ def find_checkpoint(path: Path) -> Path:
     return checkpoint
 
 
-def read_config(checkpoint: Path) -> dict[str, Any]:
-    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above; for exported weights, their JSON."""
+def read_config(checkpoint: Path, kinds: Sequence[str] = ("LitVideoAR",)) -> dict[str, Any]:
+    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above; for exported weights, their JSON.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is of none of these kinds of models.
+    """
     if checkpoint.suffix == ".safetensors":
         about = read_about(checkpoint)
-        return {"model": about["model"], "data": {"init_args": {"clip": about["clip"]}}}
+        return check_kind({"model": about["model"], "data": {"init_args": {"clip": about["clip"]}}}, checkpoint, kinds)
     folders = (checkpoint.parent, checkpoint.parent.parent)
     path = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{checkpoint} needs the {CONFIG} of its run beside it or in the folder above, and there is none")
-    config = yaml.safe_load(path.read_text())
-    kind = config.get("model", {}).get("class_path", "none")
-    if not kind.endswith("LitVideoAR"):
-        raise ValueError(f"{path} trains {kind}; videos are made by modules.LitVideoAR")
+    return check_kind(yaml.safe_load(path.read_text()), path, kinds)
+
+
+def check_kind(config: dict[str, Any], path: Path, kinds: Sequence[str]) -> dict[str, Any]:
+    kind = kind_of(config.get("model", {}))
+    if kind == "LitTokenizer" and kind not in kinds:
+        raise ValueError(f"{path} is of a tokenizer alone, and videos are made by modules.LitVideoAR: modules.load_tokenizer loads it")
+    if kind not in kinds:
+        raise ValueError(
+            f"{path} trains {config.get('model', {}).get('class_path', 'nothing')}, which is none of modules.{', '.join(kinds)}"
+        )
     return config

@@ -1,4 +1,4 @@
-"""What a training of the autoregressive model will need, before it is started: ``python -m modules.plan -c configs/videoar.yaml ...``.
+"""What a training will need, before it is started: ``python -m modules.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``.
 
 Takes the options of ``train.py fit``, builds the model without its content, and runs nothing. Strategy, devices, precision, activation
 checkpointing, accumulation and batch size are those of the configuration.
@@ -17,9 +17,21 @@ import torch
 from jsonargparse import Namespace
 
 from modules.geometry import Clip, Layout
-from modules.loading import build
+from modules.loading import KINDS, build, kind_of
 from modules.mistakes import mistake
-from modules.planning import Builder, Machine, Needs, Work, memory_of, needs_of, work_of
+from modules.planning import (
+    Builder,
+    Machine,
+    Memory,
+    Needs,
+    TokenizerTraining,
+    Work,
+    memory_of,
+    needs_of,
+    tokenizer_memory_of,
+    tokenizer_work_of,
+    work_of,
+)
 from modules.planning.needs import Strategy, days
 from modules.transformer import VideoARTransformer
 from train import Parser, VideoARCLI
@@ -79,30 +91,64 @@ def planned(config: dict[str, Any], tflops: float, utilisation: float) -> Planne
         utilisation: The assumed share of that.
 
     Raises:
-        ValueError: If it is no training of the autoregressive model, or the number of devices is not said.
+        ValueError: If it is no training of our models, or the number of devices is not said.
     """
     trainer, data = config["trainer"], config["data"]["init_args"]
-    if not config["model"]["class_path"].endswith("LitVideoAR"):
-        raise ValueError(f"only trainings of modules.LitVideoAR are planned, not of {config['model']['class_path']}")
+    if (kind := kind_of(config["model"])) not in KINDS:
+        raise ValueError(f"only trainings of modules.{' and modules.'.join(KINDS)} are planned, not of {config['model']['class_path']}")
     if "clip" not in data:
         raise ValueError(f"{config['data']['class_path']} does not say what a clip measures: data.clip is missing")
     machine = Machine(strategy_of(trainer), ranks_of(trainer), tflops, utilisation)
     clip, bf16 = Clip(**data["clip"]), str(trainer["precision"]).startswith("bf16")
-    with torch.device("meta"):
-        model = build(config["model"], "the command line")
-    recompute, layout = model.transformer.execution.recompute, model.tokenizer.layout(clip)
-    memory = memory_of(builder(config["model"]), layout, recompute, bf16)
-    work = work_of(model.tokenizer, model.transformer, clip)
-    tokenizer = sum(parameter.numel() for parameter in model.tokenizer.parameters())
-    needs = needs_of(memory, work, machine, data["batch_size"], trainer["accumulate_grad_batches"], tokenizer)
+    size = (of_tokenizer if kind == "LitTokenizer" else of_transformer)(config["model"], machine, clip, bf16)
+    needs = needs_of(size.memory, size.work, machine, data["batch_size"], trainer["accumulate_grad_batches"], size.frozen)
+    layout = size.layout
     title = (
-        f"transformer {memory.parameters:,} parameters, frozen tokenizer {tokenizer:,}\n"
-        f"clips of {clip.frames} x {clip.height} x {clip.width}: {layout.frames} latent frames, scales "
+        f"{size.title}\nclips of {clip.frames} x {clip.height} x {clip.width}: {layout.frames} latent frames, scales "
         + " ".join(f"{height}x{width}" for height, width in layout.pyramid.sizes)
         + f"\n{machine.strategy} on {machine.ranks} devices, {'bf16-mixed' if bf16 else 'float32'}, "
-        f"activation checkpointing {'on' if recompute else 'off'}, {data['batch_size']} clips per device at once"
+        f"activation checkpointing {'on' if size.memory.recomputed else 'off'}, {data['batch_size']} clips per device at once"
     )
-    return Planned(title, layout, work, machine, needs, max(0, trainer["max_steps"]))
+    return Planned(title, layout, size.work, machine, needs, max(0, trainer["max_steps"]))
+
+
+class Sized(NamedTuple):
+    """What is trained, in words, with its memory and arithmetic, and the parameters of what is not trained."""
+
+    title: str
+    layout: Layout
+    memory: Memory
+    work: Work
+    frozen: dict[str, int]
+
+
+def of_transformer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: bool) -> Sized:
+    with torch.device("meta"):
+        model = build(settings, "the command line")
+    layout = model.tokenizer.layout(clip)
+    memory = memory_of(builder(settings), layout, model.transformer.execution.recompute, bf16)
+    work = work_of(model.tokenizer, model.transformer, clip)
+    tokenizer = sum(parameter.numel() for parameter in model.tokenizer.parameters())
+    return Sized(
+        f"transformer {memory.parameters:,} parameters, frozen tokenizer {tokenizer:,}", layout, memory, work, {"tokenizer": tokenizer}
+    )
+
+
+def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: bool) -> Sized:
+    if machine.strategy == "fsdp":
+        raise ValueError("a tokenizer is not shared out among devices: take configs/trainer/ddp.yaml")
+
+    def make() -> TokenizerTraining:
+        model = build(settings, "the command line", {"optimizer", "critic_optimizer"})
+        return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
+
+    with torch.device("meta"):
+        training = make()
+    memory, work = tokenizer_memory_of(make, clip, bf16), tokenizer_work_of(training, clip)
+    own = sum(parameter.numel() for parameter in training.tokenizer.parameters())
+    critics = f", its critics {training.trained - own:,}" if training.adversary else ""
+    frozen = {"network of the perceptual loss": training.frozen} if training.perceptual else {}
+    return Sized(f"tokenizer {own:,} parameters{critics}", training.tokenizer.layout(clip), memory, work, frozen)
 
 
 def plan(config: dict[str, Any], tflops: float, utilisation: float, tokens: float | None = None) -> str:
@@ -116,11 +162,8 @@ def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]
     """The table."""
     per_second = needs.clips / needs.seconds
     found: list[tuple[str, str]] = [
-        ("tokens of a clip that are predicted", f"{work.tokens:,}"),
-        ("sequence length", f"{work.sequence:,}"),
+        ("tokens of a clip", f"{work.tokens:,}"),
         ("TFLOP of a clip, forward and backward", f"{work.training / 1e12:.3f}"),
-        ("of it attention", f"{work.attention / (work.attention + work.linear):.0%}"),
-        ("TFLOP of encoding a clip", f"{work.encoding / 1e12:.3f}"),
         ("clips per step", f"{needs.clips:,}"),
         ("PFLOP per step, all devices", f"{work.training * needs.clips / 1e15:.4f}"),
         *((f"GiB per device: {name}", f"{size / GIB:.3f}") for name, size in needs.components.items()),
@@ -130,6 +173,10 @@ def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]
         ("tokens per second, all devices", f"{per_second * work.tokens:,.0f}"),
         (f"days for {budget:.3g} tokens", f"{days(budget, work, needs):.2f}"),
     ]
+    if work.attention:
+        share = work.attention / (work.attention + work.linear)
+        found[1:1] = [("sequence length", f"{work.sequence:,}")]
+        found[3:3] = [("of it attention", f"{share:.0%}"), ("TFLOP of encoding a clip", f"{work.encoding / 1e12:.3f}")]
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in found)]
 
 

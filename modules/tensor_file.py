@@ -75,9 +75,9 @@ def unreadable(path: Path) -> ValueError:
     return ValueError(f"{path} is not a readable file of weights: neither a checkpoint nor safetensors")
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256, in hexadecimal, of names, types, shapes and values; the order does not count."""
-    whole = hashlib.sha256()
+def digest(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """SHA-256, in hexadecimal, of names, types, shapes and values, the order of which does not count, and of what is said about them."""
+    whole = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         value = tensor.detach().cpu().contiguous()
         whole.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())

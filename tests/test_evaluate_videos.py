@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks import EvaluateRollouts, EvaluateVideos
+from callbacks import EvaluateRollouts, EvaluateVideos, evaluate_videos
 from callbacks.video_sets import Walk
 from modules.batch import VideoBatch
 from modules.geometry import Clip
-from modules.metrics import Protocol, RandomFeatures
+from modules.metrics import Protocol, RandomFeatures, closest
 
 pytestmark = pytest.mark.filterwarnings("ignore:a Fréchet distance of")
 FEATURES = (4, 4)
@@ -107,6 +108,7 @@ def evaluated(folder: Path, model: Model | None = None, data: Data | None = None
 
 
 DISTANCE = "Fréchet distance"
+KERNEL = "kernel distance"
 NEAREST = "median distance to the nearest training video"
 VARIETY = "variety for one condition"
 
@@ -120,6 +122,13 @@ def test_copies_have_no_distance_and_all_else_stands_beside_the_floor(tmp_path: 
     assert rows[DISTANCE, "real"]["clips"] == 12 and rows[DISTANCE, "generated"]["clips"] == 24
     generated = rows[DISTANCE, "generated"]
     assert len(generated["values"]) == 2 and generated["values"][0] != generated["values"][1] and generated["spread"] > 0
+
+
+def test_the_kernel_distance_stands_beside_the_other(tmp_path: Path) -> None:
+    rows = evaluated(tmp_path)
+    assert rows[KERNEL, "static"]["value"] > 3 * abs(rows[KERNEL, "real"]["value"]) and len(rows[KERNEL, "generated"]["values"]) == 2
+    assert rows[KERNEL, "reconstructed"]["value"] <= 0 and "too few" not in rows[KERNEL, "real"]["note"]
+    assert rows[KERNEL, "generated"]["floor"] == rows[KERNEL, "real"]["value"]
 
 
 def test_results_say_how_to_make_them_again(tmp_path: Path) -> None:
@@ -196,6 +205,25 @@ def test_copies_of_training_videos_are_found_out(tmp_path: Path) -> None:
     assert copies[NEAREST, "generated"]["value"] == pytest.approx(0.0, abs=1e-3) and honest[NEAREST, "generated"]["value"] > 0.5
     share = "share nearer to a training video than 99 % of real ones"
     assert copies[share, "generated"]["value"] == 1.0 and honest[share, "generated"]["value"] < 0.5
+
+
+def test_the_nearest_training_videos_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list = []
+    sheet = evaluate_videos.contact_sheet
+    monkeypatch.setattr(
+        evaluate_videos, "contact_sheet", lambda videos, texts, **rest: drawn.extend(videos) or sheet(videos, texts, **rest)
+    )
+    evaluated(tmp_path, Model("training"), training_clips=24)
+    assert len(drawn) == 12 and all(torch.equal(made, known) for made, known in zip(drawn[::2], drawn[1::2], strict=True))
+    with Image.open(tmp_path / "neighbours.png") as picture:
+        assert picture.height > 12 * 80
+
+
+def test_pairs_are_those_of_a_loop() -> None:
+    training, made = torch.randn(50, 4).double(), torch.randn(9, 4).double()
+    distances = (made[:, None] / training.std(0) - training / training.std(0)).norm(dim=2)
+    expected = sorted(range(9), key=lambda number: distances[number].min())[:3]
+    assert closest(training, made, 3) == [(number, int(distances[number].argmin())) for number in expected]
 
 
 def test_training_videos_are_not_their_own_copies(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from conftest import count_parameters
+from latent_runs import CACHED, make
 from test_cli import AVERAGED
 from test_weights import Evil
-from toy_runs import CONFIGS, compose, run
+from toy_runs import CONFIGS, compose, run, weights
 
-from modules import load
+from modules import load, load_tokenizer
 from modules.export import export, main
 from modules.exported import about_path
 from modules.tensor_file import open_tensors, save_tensors
@@ -87,10 +89,51 @@ def test_without_averaging_there_are_raw_weights_only(tmp_path: Path) -> None:
         export(plain, tmp_path / "model.safetensors", "averaged")
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a tokenizer with critics, which an export leaves out."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    run("fit", "tokenizer", folder, "--model.adversary", "Adversary", "--model.adversary.start_step", 0)
+    return folder
+
+
+def test_a_tokenizer_leaves_its_run_without_its_critics(tokenizer: Path, tmp_path: Path) -> None:
+    path, training = tmp_path / "tokenizer.safetensors", weights(tokenizer / "checkpoints/last.ckpt")
+    main([str(tokenizer), "--out", str(path)])
+    assert open_tensors(path).keys() == {name for name in training if name.startswith("tokenizer.")} < training.keys()
+    whole, again = load_tokenizer(tokenizer), load_tokenizer(path)
+    video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    assert torch.equal(whole(video).video, again(video).video) and not any(value.requires_grad for value in again.parameters())
+    about = json.loads(about_path(path).read_text())
+    assert about["tokenizer_sha256"] == again.identity() and about["parameters"] == {"tokenizer": count_parameters(again)}
+    for task in ("tokenizer", "videoar"):
+        start = compose(task, tmp_path / task, "--init_from", path).model.tokenizer.state_dict()
+        assert all(torch.equal(value, start[name]) for name, value in again.state_dict().items())
+    with pytest.raises(ValueError, match=r"tokenizer\.safetensors is of a tokenizer alone, .* modules\.load_tokenizer loads it"):
+        load(path)
+
+
+def test_the_tokenizer_of_a_model_is_known_by_the_same_hashes(folder: Path, exported: Path) -> None:
+    known = json.loads(about_path(exported).read_text())["tokenizer_sha256"]
+    assert load_tokenizer(folder).identity() == load_tokenizer(exported).identity() == load(folder).generation.tokenizer.identity() == known
+    assert known.keys() == {"encoder", "decoder"}
+
+
+def test_a_model_trained_over_latents_leaves_its_run_without_an_encoder(tmp_path: Path) -> None:
+    made = make(tmp_path / "made")
+    run("fit", "videoar", tmp_path / "run", *CACHED, "--data.folder", made.latents, "--init_from", made.model)
+    about = export(tmp_path / "run", tmp_path / "half.safetensors")
+    assert about["tokenizer_sha256"] == {"decoder": load_tokenizer(made.model).identity()["decoder"]}
+    half, there = load(tmp_path / "half.safetensors"), load(tmp_path / "run")
+    assert torch.equal(half.generate("3 left", seed=3), there.generate("3 left", seed=3))
+    for options in ({"frames": 13}, {"prefix": torch.zeros(3, 1, 16, 16, dtype=torch.uint8)}):
+        with pytest.raises(ValueError, match="the tokenizer's encoder, which this model is built without"):
+            half.generate("3 left", **options)
+
+
 def test_training_and_sampling_start_from_it(folder: Path, exported: Path, tmp_path: Path) -> None:
-    weights = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     start = compose("videoar", tmp_path, "--init_from", exported, *LARGE).model.state_dict()
-    assert all(torch.equal(value, start[name]) for name, value in weights.items())
+    assert all(torch.equal(value, start[name]) for name, value in weights(folder / "checkpoints/last.ckpt").items())
     sample = ("-c", CONFIGS / "sample.yaml", "--data.clip.height", 16, "--data.clip.width", 16, "--data.clip.frames", 5)
     run("predict", "videoar", tmp_path, *sample, *LARGE, "--data.prompts", '["3 left"]', "--init_from", exported)
     assert [json.loads(line)["checkpoint"] for line in (tmp_path / "samples/manifest.jsonl").read_text().splitlines()] == [str(exported)]

@@ -1,4 +1,4 @@
-"""The Fréchet distance equals an independent computation, whatever the batches and processes; features are what they say."""
+"""The distances equal independent computations, whatever the batches and processes; features are what they say."""
 
 import warnings
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from conftest import count_parameters
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torchmetrics.image.kid import poly_mmd
 
 from modules.metrics import (
     FrameFeatures,
@@ -17,6 +18,8 @@ from modules.metrics import (
     ScriptedFrameFeatures,
     VideoFeatures,
     frechet_distance,
+    kernel,
+    kernel_distance,
 )
 from modules.metrics.mobilenet import MobileNet
 
@@ -81,6 +84,42 @@ def test_the_floor_falls_with_the_number_of_videos() -> None:
     vectors = torch.randn(4000, 20)
     floors = [frechet_distance(vectors[:size], vectors[size : 2 * size]) for size in (50, 200, 2000)]
     assert floors[0] > 2 * floors[1] > 8 * floors[2] > 0
+
+
+# The kernel distance
+
+
+def slow_kernel_distance(real: Tensor, made: Tensor) -> float:
+    """Pair by pair, after its definition."""
+
+    def mean(one: Tensor, other: Tensor, same: bool) -> float:
+        pairs = [(x, y) for i, x in enumerate(one) for j, y in enumerate(other) if not (same and i == j)]
+        return sum((float(x @ y) / len(x) + 1) ** 3 for x, y in pairs) / len(pairs)
+
+    return mean(real, real, True) + mean(made, made, True) - 2 * mean(real, made, False)
+
+
+def test_kernel_distance_equals_its_definition_and_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = torch.randn(30, 6).double(), torch.randn(21, 6).double() + 0.3
+    expected = slow_kernel_distance(real, made)
+    assert kernel_distance(real, made) == pytest.approx(expected, rel=1e-9) and expected > 0.1
+    assert kernel_distance(real[:21], made) == pytest.approx(poly_mmd(real[:21], made).item(), rel=1e-9)
+    monkeypatch.setattr(kernel, "CHUNK", 4)
+    assert kernel_distance(real, made[torch.randperm(21)]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kernel_distance_has_no_bias_however_few_the_videos() -> None:
+    vectors = torch.randn(4000, 20)
+    few = [kernel_distance(*vectors[start : start + 40].split(20)) for start in range(0, 4000, 40)]
+    assert min(few) < 0 < max(few) and abs(sum(few) / len(few)) < 0.3 * max(map(abs, few))
+    with pytest.raises(ValueError, match="at least two videos on each side, got 1"):
+        kernel_distance(vectors[:1], vectors)
+
+
+def test_only_the_kernel_distance_of_fvd_is_called_kvd() -> None:
+    assert kernel.kernel_title("FVD") == "KVD"
+    assert kernel.kernel_title(RandomFeatures().title) == "kernel distance, features random convolutions (seed 0, 8-16-24)"
+    assert kernel.kernel_title("mine") == "kernel distance, mine"
 
 
 def measured(order: Tensor, batch: int) -> float:

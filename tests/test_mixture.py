@@ -153,6 +153,7 @@ def test_validation_is_on_the_main_part():
     data = mixture()
     data.setup("fit")
     assert [batch["video"].shape[2] for batch in data.val_dataloader()] == [5, 5] and data.clip.frames == 5
+    assert torch.equal(data.reference("train")[3]["video"], data.main.dataset("train")[3]["video"])
 
 
 def test_too_few_clips_of_any_part_are_refused_by_name(monkeypatch):

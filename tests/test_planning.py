@@ -1,6 +1,7 @@
 """What the planner computes is what a training takes."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,26 @@ import pytest
 import torch
 from conftest import make_transformer
 from torch.profiler import ProfilerActivity, profile
-from toy_runs import CONFIGS, ROOT
+from torch.utils.flop_counter import FlopCounterMode
+from toy_runs import CONFIGS, ROOT, TESTS
 
 from modules.autoregression import bit_loss
 from modules.geometry import Clip, Layout, Pyramid
+from modules.loading import build
 from modules.optim import decay_groups
 from modules.plan import compose, main, plan
-from modules.planning import Machine, Memory, memory_of, needs_of, work_of
+from modules.planning import (
+    Machine,
+    Memory,
+    TokenizerTraining,
+    memory_of,
+    needs_of,
+    tokenizer_memory_of,
+    tokenizer_work_of,
+    work_of,
+)
 from modules.planning.memory import STATES
-from modules.planning.work import pairs
+from modules.planning.work import encoding_operations, pairs
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
 from modules.transformer.masks import block_of_tokens, dense, visible_blocks
@@ -88,6 +100,55 @@ def test_memory_is_what_a_training_takes(case: Case) -> None:
     assert memory.kept(case.batch) == pytest.approx(found - states, rel=0.05)
 
 
+TOKENIZER = ["-c", str(CONFIGS / "tokenizer.yaml"), "-c", str(TESTS / "toy.yaml"), "--trainer.devices", "1"]
+CRITICS = [*TOKENIZER, "--model.adversary", "Adversary", "--model.adversary.channels", "8"]
+
+
+def training_of(args: list[str]) -> TokenizerTraining:
+    model = build(compose(args)["model"], "here", {"optimizer", "critic_optimizer"})
+    return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
+
+
+def measured_tokenizer(args: list[str], clip: Clip, batch: int) -> int:
+    """Bytes held when the forward pass of a second step has ended, with weights, averages and gradients."""
+    make = partial(training_of, args)
+    make()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        training = make()
+        optimizer = torch.optim.AdamW(training.networks.parameters())
+        video = torch.zeros(batch, 3, clip.frames, clip.height, clip.width)
+        for parameter in training.networks.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        result, loss = training.forward(video)
+    assert result.video.shape == video.shape and loss.requires_grad
+    return allocated(profiler)
+
+
+@pytest.mark.parametrize("args", [TOKENIZER, CRITICS], ids=["alone", "with critics"])
+def test_memory_of_a_tokenizer_is_what_a_training_takes(args: list[str]) -> None:
+    clip, batch = Clip(5, 32, 32), 3
+    memory = tokenizer_memory_of(partial(training_of, args), clip, bf16=False)
+    assert memory.parameters == training_of(args).trained
+    states, found = memory.parameters * STATES, measured_tokenizer(args, clip, batch)
+    assert states + memory.kept(batch) == pytest.approx(found, rel=0.05)
+    assert memory.kept(batch) == pytest.approx(found - states, rel=0.05)
+
+
+def test_work_of_a_tokenizer_is_what_a_step_does() -> None:
+    clip = Clip(5, 16, 16)
+    with torch.device("meta"):
+        work = tokenizer_work_of(training_of(CRITICS), clip)
+    training, video = training_of(CRITICS), torch.rand(1, 3, 5, 16, 16)
+    with FlopCounterMode(display=False) as counter:
+        result, loss = training.forward(video)
+        loss.backward()
+        assert training.adversary is not None
+        training.adversary.critic_loss(video, result.video)["loss"].backward()
+    assert work.training == pytest.approx(counter.get_total_flops(), rel=1e-6)
+    assert work.training > 3 * encoding_operations(training.tokenizer.to("meta"), clip) > 0
+
+
 def test_checkpointing_keeps_less_and_computes_a_block_again() -> None:
     case = CASES[2]
     with_it, without = (memory_of(builder(case), case.layout, recompute, bf16=False) for recompute in (True, False))
@@ -122,7 +183,7 @@ def test_shares_and_copies() -> None:
         networks = VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1), make_transformer()
     work = work_of(*networks, Clip(5, 16, 16))
     single, ddp, fsdp = (
-        needs_of(MEMORY, work, Machine(strategy, ranks, 1.0, 0.5), batch=2, accumulate=3, tokenizer=50)  # type: ignore[arg-type]
+        needs_of(MEMORY, work, Machine(strategy, ranks, 1.0, 0.5), batch=2, accumulate=3, frozen={"tokenizer": 50})  # type: ignore[arg-type]
         for strategy, ranks in (("single", 1), ("ddp", 4), ("fsdp", 4))
     )
     assert single.components == ddp.components and single.memory == 16 * 1000 + 4 * 50 + 210
@@ -151,8 +212,14 @@ def test_the_command_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, 
     assert "| clips per step | 48 |" in text and "one block computed again" in text
     with pytest.raises(SystemExit, match="say how many devices a node has"):
         main(args[:4])
-    with pytest.raises(SystemExit, match="only trainings of modules.LitVideoAR"):
-        main(["-c", str(CONFIGS / "tokenizer.yaml")])
+
+
+def test_the_command_plans_tokenizers_too(capsys: pytest.CaptureFixture[str]) -> None:
+    main(CRITICS)
+    text = capsys.readouterr().out
+    assert "its critics" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
+    with pytest.raises(SystemExit, match="a tokenizer is not shared out among devices"):
+        main([*TOKENIZER[:-1], "2", "--trainer.strategy", "modules.sharding.FullySharded"])
 
 
 def test_no_gpu_is_needed_to_plan_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def together(folder: Path, overlay: str, *more: object) -> Path:
     paths = {**os.environ, "PYTHONPATH": str(TESTS)}
     result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=500, env=paths)
     assert result.returncode == 0, result.stderr[-3000:]
+    assert "sync_dist" not in result.stderr
     return checkpoint(folder)
 
 
@@ -48,6 +49,12 @@ def losses(folder: Path) -> dict[int, float]:
     """Of all held-out clips, by step; a run and those that continue it log into files of their own."""
     rows = [row for file in sorted(folder.glob("log/*/metrics.csv")) for row in csv.DictReader(file.open())]
     return {int(row["step"]): float(row["val/loss"]) for row in rows if row.get("val/loss")}
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """All that the last validation found."""
+    rows = [row for file in folder.glob("log/*/metrics.csv") for row in csv.DictReader(file.open()) if row.get("val/loss")]
+    return {name: float(value) for name, value in rows[-1].items() if name.startswith("val/")}
 
 
 def assert_equal(one: Path, other: Path) -> None:
@@ -71,6 +78,10 @@ def test_two_processes_learn_what_one_learns(one: Path, tmp_path: Path, overlay:
     expected = losses(one)
     assert losses(tmp_path) == pytest.approx(expected, abs=1e-4) and list(expected) == [1, 3]
     assert abs(expected[1] - expected[3]) > 1e-3
+    # A bit whose logit is next to 0 may go either way.
+    assert scores(tmp_path) == pytest.approx(scores(one), abs=0.05) and len(scores(one)) > 10
+    majority = [{name: value for name, value in scores(folder).items() if "majority" in name} for folder in (tmp_path, one)]
+    assert majority[0] == pytest.approx(majority[1], abs=1e-6)
     assert_equal(one, tmp_path)
 
 

@@ -96,6 +96,17 @@ def test_held_out_clips_are_cut_from_the_middle(folder):
     assert torch.equal(data.dataset("test")[0]["video"], item["video"])
 
 
+def test_results_are_compared_with_the_middle_of_training_files_too(folder):
+    settings = {"manifest": write_manifest(folder, rows_of("0", "1", "2", "3")), "held_out_share": 0.3}
+    data, other = VideoFolder(CLIP, views=FreshViews(True), seed=1, **settings), VideoFolder(CLIP, **settings)
+    clips, again = data.reference("train"), other.reference("train")
+    assert clips.rows == data.dataset("train").rows and data.reference("test") is data.dataset("test")
+    for index, row in enumerate(clips.rows):
+        middle = FolderClips([row], CLIP, {})[0]["video"]
+        assert torch.equal(clips[index]["video"], middle) and torch.equal(again[index]["video"], middle)
+    assert any(not torch.equal(data.dataset("train")[index]["video"], clips[index]["video"]) for index in range(len(clips)))
+
+
 def test_training_views_are_random_and_repeatable(folder):
     manifest = write_manifest(folder, rows_of(*["0"] * 8))
     one, same, other = (VideoFolder(CLIP, manifest=manifest, held_out_share=0, seed=seed).dataset("train") for seed in (1, 1, 2))

@@ -2,11 +2,12 @@
 
 from modules.metrics.bit_use import BitUse
 from modules.metrics.bits import BitScores
-from modules.metrics.comparison import RealVideos, copy_rows, distance_rows, variety_rows
+from modules.metrics.comparison import RealVideos, closest, copy_rows, distance_rows, variety_rows
 from modules.metrics.frame_features import FrameFeatures, RandomFeatures, ScriptedFrameFeatures
 from modules.metrics.frames import FrameQuality
 from modules.metrics.frechet import FrechetVideoDistance, frechet_distance
 from modules.metrics.i3d import I3D
+from modules.metrics.kernel import kernel_distance
 from modules.metrics.mobilenet import MobileNetFeatures
 from modules.metrics.motion import Motion
 from modules.metrics.protocol import Protocol
@@ -31,9 +32,11 @@ __all__ = [
     "Row",
     "ScriptedFrameFeatures",
     "VideoFeatures",
+    "closest",
     "copy_rows",
     "distance_rows",
     "frechet_distance",
+    "kernel_distance",
     "origin",
     "table",
     "variety_rows",

@@ -1,4 +1,4 @@
-"""Sets of videos, given as vectors, against real ones: distance, copies of training videos, variety."""
+"""Sets of videos, given as vectors, against real ones: distances, copies of training videos, variety."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.metrics.frechet import frechet_distance
+from modules.metrics.kernel import kernel_distance, kernel_title
 from modules.metrics.results import Row
 
 # Rows of a matrix of distances that are computed at once.
@@ -34,10 +35,10 @@ class RealVideos:
         """The real side of every distance, ``(wanted, D)``."""
         return self.vectors[: self.wanted]
 
-    def floor(self) -> tuple[float, int]:
-        """Distance of two disjoint sets of real videos, of ``wanted`` videos each or as many as there are, and that number."""
+    def floor(self) -> tuple[Tensor, Tensor]:
+        """Two disjoint sets of real videos, of ``wanted`` videos each or as many as there are."""
         size = floor_size(self.wanted, len(self.vectors))
-        return frechet_distance(self.vectors[:size], self.vectors[size : 2 * size]), size
+        return self.vectors[:size], self.vectors[size : 2 * size]
 
 
 def floor_size(wanted: int, there: int) -> int:
@@ -46,14 +47,24 @@ def floor_size(wanted: int, there: int) -> int:
 
 
 def distance_rows(real: RealVideos, sets: Mapping[str, Sequence[Tensor]], title: str, note: Callable[[str], str]) -> list[Row]:
-    """Fréchet distances of sets of vectors, each of one tensor per seed, from the real ones; the floor first; a note for each."""
-    floor, size = real.floor()
-    dimensions = real.vectors.shape[1]
-    rows = [Row(title, "real", (floor,), floor, size, _remarks("two disjoint sets of real videos", size, dimensions))]
-    for name, made in sets.items():
-        values = tuple(frechet_distance(real.reference, vectors) for vectors in made)
-        fewest = min(real.wanted, len(made[0]))
-        rows.append(Row(title, name, values, floor, len(made[0]), _remarks(note(name), fewest, dimensions)))
+    """Fréchet and kernel distances of sets of vectors, each of one tensor per seed, from the real ones; the floor first.
+
+    Args:
+        real: Real videos.
+        sets: Vectors of every seed, by what they are of.
+        title: What the Fréchet distance is called.
+        note: What there is to say about a set.
+    """
+    dimensions, halves = real.vectors.shape[1], real.floor()
+    size, about_floor = len(halves[0]), "two disjoint sets of real videos"
+    rows = []
+    for metric, distance, needed in ((title, frechet_distance, dimensions), (kernel_title(title), kernel_distance, 0)):
+        floor = distance(*halves)
+        rows.append(Row(metric, "real", (floor,), floor, size, _remarks(about_floor, size, needed)))
+        for name, made in sets.items():
+            values = tuple(distance(real.reference, vectors) for vectors in made)
+            fewest = min(real.wanted, len(made[0]))
+            rows.append(Row(metric, name, values, floor, len(made[0]), _remarks(note(name), fewest, needed)))
     return rows
 
 
@@ -70,12 +81,12 @@ def copy_rows(training: Tensor, real: Tensor | None, sets: Mapping[str, Sequence
         real: Vectors of held-out videos; if there are none, training videos are compared with each other.
         sets: Vectors of made videos, of every seed.
     """
-    spread = training.std(dim=0).clamp(min=1e-12)
+    spread = spread_of(training)
     bank = training / spread
-    usual = nearest(bank, bank, itself=True) if real is None else nearest(real / spread, bank)
+    usual, _ = nearest(bank, bank, itself=True) if real is None else nearest(real / spread, bank)
     rows = []
     for name, made in sets.items():
-        near = [nearest(vectors / spread, bank) for vectors in made]
+        near = [nearest(vectors / spread, bank)[0] for vectors in made]
         ratios = tuple((found.median() / usual.median()).item() for found in near)
         shares = tuple((found < usual.quantile(0.01)).double().mean().item() for found in near)
         note = f"against {'other training' if real is None else 'held-out'} videos; {len(training)} training videos"
@@ -96,15 +107,29 @@ def variety_rows(real: RealVideos, sets: Mapping[str, Sequence[Tensor]]) -> list
     return rows
 
 
-def nearest(vectors: Tensor, bank: Tensor, itself: bool = False) -> Tensor:
-    """Distance of every vector to the nearest of a bank; with ``itself`` the bank holds the vectors, which then do not count."""
-    found = []
+def closest(training: Tensor, made: Tensor, count: int) -> list[tuple[int, int]]:
+    """Numbers of the made videos that are nearest to a training video, and of that one; the nearest pair first."""
+    spread = spread_of(training)
+    distances, places = nearest(made / spread, training / spread)
+    return [(number, int(places[number])) for number in distances.argsort()[:count].tolist()]
+
+
+def spread_of(training: Tensor) -> Tensor:
+    """What distances are measured in, for every dimension."""
+    return training.std(dim=0).clamp(min=1e-12)
+
+
+def nearest(vectors: Tensor, bank: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
+    """Distance of every vector to the nearest of a bank, and which; with ``itself`` the bank holds the vectors, which do not count."""
+    distances, places = [], []
     for first, chunk in zip(range(0, len(vectors), CHUNK), vectors.split(CHUNK), strict=True):
-        distances = torch.cdist(chunk, bank)
+        found = torch.cdist(chunk, bank)
         if itself:
-            distances[torch.arange(len(chunk)), torch.arange(first, first + len(chunk))] = torch.inf
-        found.append(distances.min(dim=1).values)
-    return torch.cat(found)
+            found[torch.arange(len(chunk)), torch.arange(first, first + len(chunk))] = torch.inf
+        least = found.min(dim=1)
+        distances.append(least.values)
+        places.append(least.indices)
+    return torch.cat(distances), torch.cat(places)
 
 
 def class_variance(vectors: Tensor, labels: Tensor) -> float | None:

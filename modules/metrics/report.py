@@ -123,11 +123,10 @@ def plot(path: Path, found: Sequence[Named]) -> bool:
         labels, rows = zip(*bars, strict=True)
         places = range(len(rows))
         axis.barh(places, [row.value for row in rows], xerr=[row.spread or 0.0 for row in rows], color="#6a8caf")
-        axis.scatter([row.floor for row in rows], places, marker="|", s=200, color="black", label="floor: real videos")
+        axis.scatter([row.floor for row in rows], places, marker="|", s=200, color="black")
         axis.set_yticks(places, labels, fontsize=8)
         axis.invert_yaxis()
-        axis.set_title(f"{metric}; protocol {names[key]}", fontsize=9)
-        axis.legend(fontsize=7)
+        axis.set_title(f"{metric}; protocol {names[key]}; the line: real videos", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
@@ -137,5 +136,5 @@ def plot(path: Path, found: Sequence[Named]) -> bool:
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -80,8 +80,10 @@ class Results:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             rows = [_row(row) for row in content["results"]]
-            return cls(rows, content["protocol"], content["origin"])
-        except (ValueError, KeyError, TypeError) as error:
+            return cls(rows, dict(content["protocol"]), dict(content["origin"]))
+        except KeyError as error:
+            raise ValueError(f"{path} holds no results of an evaluation: it lacks {error}") from error
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path} holds no results of an evaluation ({type(error).__name__}: {error})") from error
 
 
@@ -116,6 +118,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def _row(content: Mapping[str, Any]) -> Row:
     values = tuple(math.nan if value is None else float(value) for value in content["values"])
+    if not values:
+        raise ValueError(f"{content['metric']} has no values")
     return Row(content["metric"], content["of"], values, content["floor"], content["clips"], content["note"])
 
 

@@ -69,14 +69,12 @@ def read_scores(paths: Iterable[str | Path]) -> dict[str, float]:
     """Scores of all dimensions in some of VBench's files.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If a file is not VBench's, or a dimension has two scores.
     """
     scores: dict[str, float] = {}
     for path in paths:
-        try:
-            found = {name: float(content[0]) for name, content in json.loads(Path(path).read_text(encoding="utf-8")).items()}
-        except (OSError, ValueError, AttributeError, TypeError, IndexError, KeyError) as error:
-            raise ValueError(f"{path} holds no scores of VBench ({type(error).__name__}: {error})") from error
+        found = _scores_in(path)
         if twice := sorted(found.keys() & scores.keys()):
             raise ValueError(f"{path} scores {', '.join(twice)}, which another file does too")
         scores |= found
@@ -91,6 +89,21 @@ def rows_of(scores: Mapping[str, float]) -> list[Row]:
     return [Row(f"VBench {name.replace('_', ' ')} (%)", "generated", (100 * value,)) for name, value in numbers.items()]
 
 
+def _scores_in(path: str | Path) -> dict[str, float]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no scores of VBench, which are a mapping of dimensions")
+    for name, scores in content.items():
+        if not isinstance(scores, list) or not scores or not isinstance(scores[0], int | float):
+            raise ValueError(f"{path} holds no score of VBench for {name}, which would be a list that begins with a number")
+    return {name: float(scores[0]) for name, scores in content.items()}
+
+
 def _mean(scores: Mapping[str, float], part: Mapping[str, tuple[float, float, float]]) -> float:
     parts = [(weight, (scores[name] - lowest) / (highest - lowest)) for name, (lowest, highest, weight) in part.items()]
     return sum(weight * value for weight, value in parts) / sum(weight for weight, _ in parts)
@@ -103,14 +116,16 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="the weights that made the videos, to be named by their hash")
     options = parser.parse_args()
     rows = rows_of(read_scores(options.files))
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.checkpoint and not Path(options.checkpoint).is_file():
+        raise FileNotFoundError(f"there is no file {options.checkpoint}")
     results = Results(rows, {"name": "VBench", "source": "VBench's own files"}, origin(options.checkpoint, files=options.files))
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(results.text(), encoding="utf-8")
-    sys.stdout.write(table(rows) + "\n")
+    sys.stdout.write(f"protocol VBench\n{table(rows)}\n")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -2,6 +2,19 @@
 
 from modules.planning.memory import Builder, Memory, memory_of
 from modules.planning.needs import Machine, Needs, needs_of
+from modules.planning.tokenizer import TokenizerTraining, tokenizer_memory_of, tokenizer_work_of
 from modules.planning.work import Work, work_of
 
-__all__ = ["Builder", "Machine", "Memory", "Needs", "Work", "memory_of", "needs_of", "work_of"]
+__all__ = [
+    "Builder",
+    "Machine",
+    "Memory",
+    "Needs",
+    "TokenizerTraining",
+    "Work",
+    "memory_of",
+    "needs_of",
+    "tokenizer_memory_of",
+    "tokenizer_work_of",
+    "work_of",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,16 +63,16 @@ class Needs:
         return sum(self.components.values())
 
 
-def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulate: int, tokenizer: int) -> Needs:
+def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulate: int, frozen: Mapping[str, int]) -> Needs:
     """What a step of ``accumulate`` batches of ``batch`` clips per device needs.
 
     Args:
-        memory: Of the transformer.
+        memory: Of what is trained.
         work: Of one clip.
         machine: What it runs on.
         batch: Clips per device that are computed at once.
         accumulate: Batches per step.
-        tokenizer: Parameters of the frozen tokenizer, of which each device has a copy.
+        frozen: Parameters of networks that are not trained, of which each device has a copy, by their name.
     """
     recompute = memory.recomputed > 0
     shards = machine.ranks if machine.strategy == "fsdp" else 1
@@ -80,7 +81,7 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
         "weights": FLOAT * share,
         "gradients": FLOAT * share,
         "AdamW's averages": 2 * FLOAT * share,
-        "frozen tokenizer": FLOAT * tokenizer,
+        **{f"frozen {name}": FLOAT * parameters for name, parameters in frozen.items()},
         "kept for the backward pass": memory.kept(batch),
     }
     if recompute:
@@ -91,7 +92,7 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
         components["gathered blocks"] = FLOAT * (3 * memory.block + 2 * outside)
     clips = batch * accumulate * machine.ranks
     seconds = batch * accumulate * work.done(recompute) / (machine.tflops * 1e12 * machine.utilisation)
-    return Needs(components, seconds, clips, FLOAT * (3 * memory.parameters + tokenizer))
+    return Needs(components, seconds, clips, FLOAT * (3 * memory.parameters + sum(frozen.values())))
 
 
 def days(tokens: float, work: Work, needs: Needs) -> float:

@@ -43,8 +43,8 @@ def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
             first and the reverse (Infinity's recipe: 0.5 in training). The bits of a dropped scale are those it would have had.
     """
     frames = rearrange(latent.float(), "b d t h w -> (b t) d h w")
-    kept = torch.rand(pyramid.scales) >= drop
-    kept[-1] = True
+    drawn = (torch.rand(pyramid.scales) >= drop).tolist() if drop else [True] * pyramid.scales
+    kept = [*drawn[:-1], True]
     bits, commitments, entropies, left = [], [], [], []
 
     def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:

@@ -296,6 +296,5 @@ class LitVideoAR(LightningModule):
         for key in ("accuracy", "majority"):
             rows |= {f"{key}/frame{frame}_scale{scale}": value for frame, row in enumerate(scores[key]) for scale, value in enumerate(row)}
         for name, value in rows.items():
-            # Equal on all processes; said so that Lightning does not warn.
-            self.log(f"{stage}/{name}", value, prog_bar=name == "bit_accuracy", sync_dist=True)
+            self.log(f"{stage}/{name}", value, prog_bar=name == "bit_accuracy", sync_dist=True)  # equal on all, or Lightning warns
         return scores

@@ -78,7 +78,8 @@ class Training:
                 time.sleep(delay)
             finally:
                 kill_session(process)
-        if kill_at is None and process.returncode != 0:
+        # A launch that ends by itself before it is killed must not pass for one that was killed before its first step.
+        if process.returncode != 0 and (kill_at is None or process.returncode != -signal.SIGKILL):
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{(log / 'output').read_text()[-3000:]}")
         self.launches.append(read_steps(log, ranks))
         return self.launches[-1]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modules.transformer.attention import Dense
-from modules.transformer.execution import outside_graphs
+from modules.transformer.execution import MOST_DENSE, outside_graphs
 from modules.transformer.flex import Flex, make_flex
 from modules.transformer.masks import block_of_tokens, dense, frame_of_blocks, visible_blocks
+from modules.transformer.remembered import remembered
 from modules.transformer.rope import Rope
 from modules.transformer.sequence import TokenSequence
 
@@ -38,10 +38,14 @@ class Plan(NamedTuple):
     sines: Tensor
 
 
-# Kept for the layouts in turn: training, validation, pictures and clips mixed. A dense mask can be large, hence few of them.
+# Kept for the layouts in turn: training, validation, and pictures and clips of all aspect ratios mixed, which are 31 with the published
+# sizes. By bytes, of which a layout of the largest dense mask takes as much as dozens of small ones: eight of the largest, 512 MiB.
+MOST_BYTES = 8 * MOST_DENSE**2
+
+
 # All are made outside of inference mode, since what validation makes first is used by training too.
 @outside_graphs
-@lru_cache(maxsize=16)
+@remembered(MOST_BYTES)
 def make_plan(sequence: TokenSequence, window: int | None, rope: Rope, device: torch.device) -> Plan:
     """The plan of a sequence, for frames that see ``window`` past frames (all if None); made once."""
     with torch.inference_mode(False):
@@ -59,7 +63,7 @@ def make_plan(sequence: TokenSequence, window: int | None, rope: Rope, device: t
 
 
 @outside_graphs
-@lru_cache(maxsize=4)
+@remembered(MOST_BYTES)
 def dense_attention(sequence: TokenSequence, window: int | None, device: torch.device) -> Dense:
     """Attention over all of a sequence under a dense mask when no frame is hidden at random; made once."""
     with torch.inference_mode(False):
@@ -67,7 +71,7 @@ def dense_attention(sequence: TokenSequence, window: int | None, device: torch.d
 
 
 @outside_graphs
-@lru_cache(maxsize=16)
+@remembered(MOST_BYTES)
 def flex_attention(sequence: TokenSequence, window: int | None, device: torch.device) -> Flex:
     """Attention over all of a sequence without a dense mask when no frame is hidden at random; made once."""
     with torch.inference_mode(False):

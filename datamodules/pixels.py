@@ -45,10 +45,11 @@ def pixels_of(frame: VideoFrame, background: tuple[int, int, int] = WHITE) -> Te
 def planes_of(frame: VideoFrame) -> list[np.ndarray] | None:
     """The same pixels as three arrays ``(h, w)``, which is faster, of frames of the commonest kind; None of others.
 
-    Of odd sizes and other kinds libav makes other colours along this way.
+    Of other sizes and kinds libav makes other colours along this way.
     """
-    even = frame.format.name == "yuv420p" and frame.width % 2 == 0 and frame.height % 2 == 0
-    if not even or frame.interlaced_frame or _quarters(frame):
+    # Of other widths libav leaves the last columns out.
+    common = frame.format.name == "yuv420p" and frame.width % 16 == 0 and frame.height % 2 == 0
+    if not common or frame.interlaced_frame or _quarters(frame):
         return None
     planes = _colours.reformatter.reformat(frame, format="gbrp", threads=1).planes
     rows = [np.frombuffer(planes[place], np.uint8).reshape(frame.height, -1) for place in RED_GREEN_BLUE]  # type: ignore[call-overload]

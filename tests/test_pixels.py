@@ -1,0 +1,34 @@
+"""Laws of colours: the fast way gives the pixels of the general one, or leaves the frame to it."""
+
+import numpy as np
+import pytest
+from av import VideoFrame
+
+from datamodules.pixels import pixels_of, planes_of
+
+
+def noise(height: int, width: int, kind: str = "yuv420p") -> VideoFrame:
+    generator = np.random.default_rng(0)
+    colours = VideoFrame.from_ndarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8), format="rgb24")
+    return colours.reformat(format=kind)
+
+
+@pytest.mark.parametrize("height", [16, 18, 34])
+@pytest.mark.parametrize("width", range(2, 100, 2))
+def test_planes_are_the_pixels(height: int, width: int) -> None:
+    """Columns of some widths are left out by libav's way to planes."""
+    frame = noise(height, width)
+    planes = planes_of(frame)
+    assert planes is not None or width % 16
+    if planes is not None:
+        assert np.array_equal(np.stack(planes), pixels_of(frame).numpy())
+
+
+@pytest.mark.parametrize("kind", ["yuv444p", "yuv422p", "gray", "yuva420p", "yuv420p10le", "rgb24"])
+def test_planes_of_other_kinds_are_not_made(kind: str) -> None:
+    assert planes_of(noise(16, 32, kind)) is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(15, 32), (16, 31)])
+def test_planes_of_odd_sizes_are_not_made(height: int, width: int) -> None:
+    assert planes_of(noise(height, width)) is None

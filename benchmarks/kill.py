@@ -6,6 +6,10 @@ Every start is ``train.py fit ... --ckpt_path last`` in a process of its own, en
 checkpoint is on the disk, the others at a random moment. Refused is a start that does not continue, a loss of more than the interval
 between two checkpoints, and a final checkpoint (weights, optimizer, schedules) that differs from the uninterrupted run's in a single
 bit.
+
+``tests/stress_resume.py`` asks another question, what every step sees when processes and workers change, and needs sessions of several
+fresh processes. Here one process is forked from one that has imported everything, so that a kill costs a second, and ends itself in the
+midst of writing. Little more than a call of ``kill`` would be shared.
 """
 
 from __future__ import annotations

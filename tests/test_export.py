@@ -145,11 +145,13 @@ def test_a_changed_byte_is_noticed_wherever_it_is(copy: Path) -> None:
     places = [0, 7, 9, 30, start // 3, start // 2, start - 2, start - 1, *range(start, len(whole), len(whole) // 40), len(whole) - 1]
     for place in places:
         copy.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match=r"model\.safetensors"):
-            load(copy)
         if place >= start:
             with pytest.raises(ValueError, match="damaged: its tensors do not have the checksum"):
                 open_tensors(copy)
+        # Loading first builds a model, which takes its time, and then opens the file in the same way wherever the byte is.
+        if place < start or place in (start, places[-1]):
+            with pytest.raises(ValueError, match=r"model\.safetensors"):
+                load(copy)
     copy.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="not a readable file"):
         load(copy)

@@ -218,8 +218,10 @@ def test_the_command_plans_tokenizers_too(capsys: pytest.CaptureFixture[str]) ->
     main(CRITICS)
     text = capsys.readouterr().out
     assert "its critics" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
-    with pytest.raises(SystemExit, match="a tokenizer is not shared out among devices"):
-        main([*TOKENIZER[:-1], "2", "--trainer.strategy", "modules.sharding.FullySharded"])
+    config = compose(TOKENIZER)
+    config["trainer"] |= {"strategy": {"class_path": "modules.sharding.FullySharded"}, "devices": 2}
+    with pytest.raises(ValueError, match="a tokenizer is not shared out among devices"):
+        plan(config, 1.0, 0.5)
 
 
 def test_no_gpu_is_needed_to_plan_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class ResumableLoader(WrappedLoader):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ``ValueError`` if the state is that of other data, or of another version of this loader."""
         steps, consumed = state.get("steps"), state.get("consumed")
-        numbers = [steps, *consumed] if isinstance(consumed, list) else [None]
+        numbers: list[Any] = [steps, *consumed] if isinstance(consumed, list) else [None]
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError(
                 "the checkpoint says where its data stood in another form than this version does: "

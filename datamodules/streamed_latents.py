@@ -110,7 +110,7 @@ class StreamLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ``ValueError`` if the state is that of another loader than LitData's."""
-        if not state.keys() >= {"dataset", "num_workers", "batch_size"}:
+        if "dataset" not in state:
             raise ValueError("the checkpoint was made with data that was no stream: go on with that, or begin a new run with --init_from")
         self._loader.load_state_dict(state)
 

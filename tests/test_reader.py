@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import datamodules.frames
-from datamodules.pixels import pixels_of, planes_of
 from datamodules.reader import UnreadableVideo, probe, read_clip
 from datamodules.transforms import Framing
 from modules.geometry import Clip
@@ -295,20 +294,6 @@ def test_damaged_picture(tmp_path):
     for name in ("half.png", "text.png"):
         with pytest.raises(UnreadableVideo, match=name):
             read_clip(tmp_path / name, Clip(1, 8, 8))
-
-
-@pytest.mark.parametrize("kind", ["yuv420p", "yuv444p", "gray", "yuv420p10le"])
-@pytest.mark.parametrize("size", [(48, 64), (37, 53), (36, 53)])
-def test_the_fast_way_gives_the_same_pixels_or_none(kind, size):
-    chance = np.random.default_rng(0)
-    for colours in (1, 2, 5):
-        frame = av.VideoFrame.from_ndarray(chance.integers(0, 255, (*size, 3), np.uint8), format="rgb24").reformat(format=kind)
-        frame.colorspace = colours
-        planes = planes_of(frame)
-        assert (planes is not None) == (kind == "yuv420p" and size == (48, 64))
-        if planes is not None:
-            assert (np.stack(planes) == pixels_of(frame).numpy()).all()
-            assert (pixels_of(frame).numpy() == frame.to_ndarray(format="rgb24").transpose(2, 0, 1)).all()
 
 
 def test_a_mirrored_clip_is_mirrored_at_any_size(video):

@@ -34,6 +34,17 @@ def test_a_model_learns_from_latents_what_it_learns_from_clips(made: Made, tmp_p
     assert len(set(expected)) == 8
 
 
+def test_a_run_over_a_cache_resumes_exactly(made: Made, tmp_path: Path) -> None:
+    """Stopped in the middle of an epoch and after it: the losses of all parts are those of a run that never stopped."""
+    often = ("--trainer.val_check_interval", 3, "--checkpoint.every_n_train_steps", 1, "--ckpt_path", "last")
+    for root, stops in (("whole", (6,)), ("parts", (2, 5, 6))):
+        for stop in stops:
+            start = ("--data.folder", made.latents, "--init_from", made.model, "--trainer.max_steps", stop)
+            run("fit", "videoar", tmp_path / root, *CACHED, *start, *often)
+    whole, parts = (losses(tmp_path / root) for root in ("whole", "parts"))
+    assert len(whole) == 8 and parts == whole
+
+
 def test_shorter_clips_are_cut_from_longer_ones(made: Made, tmp_path: Path) -> None:
     latents = encode(tmp_path, made.tokenizer, "--data.clip.frames", 9)
     tokenizer = compose("tokenizer", tmp_path).model.tokenizer

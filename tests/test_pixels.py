@@ -24,6 +24,15 @@ def test_planes_are_the_pixels(height: int, width: int) -> None:
         assert np.array_equal(np.stack(planes), pixels_of(frame).numpy())
 
 
+@pytest.mark.parametrize("colours", [1, 2, 5])
+def test_planes_are_the_pixels_in_every_space_of_colours(colours: int) -> None:
+    frame = noise(48, 64)
+    frame.colorspace = colours
+    planes = planes_of(frame)
+    assert planes is not None and np.array_equal(np.stack(planes), pixels_of(frame).numpy())
+    assert np.array_equal(np.stack(planes), frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("kind", ["yuv444p", "yuv422p", "gray", "yuva420p", "yuv420p10le", "rgb24"])
 def test_planes_of_other_kinds_are_not_made(kind: str) -> None:
     assert planes_of(noise(16, 32, kind)) is None

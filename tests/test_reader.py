@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 import datamodules.frames
-from datamodules.reader import UnreadableVideo, probe, read_clip
+from datamodules.reader import Probe, UnreadableVideo, probe, read_clip
+from datamodules.transforms import Framing
 from modules.geometry import Clip
 
 H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
@@ -103,8 +104,7 @@ def test_more_frames_than_the_file_has_per_second_are_shown_twice(video):
 
 
 def test_probe(video):
-    found = probe(video)
-    assert (found.frames, found.seconds, found.fps, found.height, found.width) == (50, 2.0, 25.0, 48, 64)
+    assert probe(video) == Probe(50, 2.0, 25.0, 48, 64)
 
 
 def test_probe_without_a_header(tmp_path):
@@ -293,3 +293,8 @@ def test_damaged_picture(tmp_path):
     for name in ("half.png", "text.png"):
         with pytest.raises(UnreadableVideo, match=name):
             read_clip(tmp_path / name, Clip(1, 8, 8))
+
+
+def test_a_mirrored_clip_is_mirrored_at_any_size(video):
+    for clip in (Clip(5, 48, 64, 25.0), Clip(5, 24, 32, 25.0)):
+        assert read_clip(video, clip, framing=Framing(mirrored=True)).equal(read_clip(video, clip).flip(-1))

@@ -36,7 +36,7 @@ ROOT = --trainer.default_root_dir
 LAST := checkpoints/last.ckpt
 RESUME = $(if $(wildcard $(@D)/$(LAST)),--ckpt_path last)
 
-demo: $(RUNS)/7_continued/done ## train everything on moving digits in about ten minutes, then make videos
+demo: $(RUNS)/7_continued/done ## train everything on moving digits in ten to twenty minutes, then make videos
 	@echo
 	@echo "generated from classes      $(RUNS)/6_samples/samples/contact_sheet.png"
 	@echo "continued from a picture    $(RUNS)/7_continued/samples/contact_sheet.png"

@@ -93,9 +93,10 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
     def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         assert isinstance(layer, nn.Linear | Int8Linear)
         # Under autocast the product is one of the output's type, not of the weight's.
-        weight = weights.setdefault(layer, layer.weight.detach().to(output.dtype))
+        if layer not in weights:
+            weights[layer] = layer.weight.detach().to(output.dtype)
         bias = None if layer.bias is None else layer.bias.detach().to(output.dtype)
-        found.append(Product(weight, bias, torch.randn(inputs[0].shape, device=output.device).to(output.dtype)))
+        found.append(Product(weights[layer], bias, torch.randn(inputs[0].shape, device=output.device).to(output.dtype)))
 
     hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, nn.Linear | Int8Linear)]
     with patch(ATTENTION, look):

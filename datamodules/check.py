@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,8 @@ def _training(epoch: dict[str, Any], plan: Plan) -> Iterator[str]:
         yield "               too few clips for one batch: training would refuse to start"
     shape = " x ".join(map(str, epoch["latent"]))
     a_clip, all_clips = epoch["latent bytes"] / 1e3, epoch["cache bytes"] / 1e6
-    yield f"latents        {shape} numbers of 4 bytes: {a_clip:.1f} kB a clip, {all_clips:.1f} MB in all"
+    number = epoch["latent bytes"] // math.prod(epoch["latent"])
+    yield f"latents        {shape} numbers of {number} bytes: {a_clip:.1f} kB a clip, {all_clips:.1f} MB in all"
 
 
 def _spread(values: dict[str, float]) -> str:

@@ -108,15 +108,16 @@ class FileClips(ClipDataModule):
 
     def reference(self, split: str) -> FolderClips:
         """The clips of a split, those of "train" cut from the middle of their files as well, whatever a training shows of them."""
-        if split != "train":
-            return self.dataset(split)
-        return FolderClips(self.train_rows(self.clip), self.clip, self._class_ids, tolerance=self.tolerance)
+        return self._middles(self.train_rows(self.clip), self.clip) if split == "train" else self.dataset(split)
 
     def _make(self, train: bool, clip: Clip) -> FolderClips:
         if train:
             rows = self.train_rows(clip)
             return self.train_set(rows, clip, of=len(rows))
-        return FolderClips(self.held_out_rows(), clip, self._class_ids, tolerance=self.tolerance)
+        return self._middles(self.held_out_rows(), clip)
+
+    def _middles(self, rows: list[Row], clip: Clip) -> FolderClips:
+        return FolderClips(rows, clip, self._class_ids, tolerance=self.tolerance)
 
     def train_set(self, rows: list[Row], clip: Clip, of: int) -> FolderClips:
         """Training clips of some rows out of ``of``, whose share may be unreadable."""

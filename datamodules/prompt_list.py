@@ -122,6 +122,13 @@ def conditions_of(prompts: str | list[str]) -> list[str]:
     return found
 
 
+def checked_start(start: Any, name: str) -> Start:
+    """What was given as the start of a prefix under a name; raises ``ValueError`` if it is none."""
+    if start != "last" and (_kind(start) != "number" or start < 0):
+        raise ValueError(f'{name} must be a second of the prefix or "last", got {start!r}')
+    return start if start == "last" else float(start)
+
+
 def slug(text: str) -> str:
     """A text as part of a file name: words in lower case joined by "-"."""
     return re.sub(r"\W+", "-", text.lower()).strip("-")[:SLUG].rstrip("-") or "clip"
@@ -206,22 +213,13 @@ def _kind(part: Any) -> str:
 def _prefix(values: dict[str, Any], folder: Path, defaults: Defaults, place: str) -> Prefix | None:
     written = value_of(values, "prefix", str, place, "the path of a video or picture")
     frames = _whole(values, "prefix_frames", place, 0)
-    start = _start(values, place)
+    start = None if values.get("prefix_start") is None else checked_start(values["prefix_start"], f'{place}: "prefix_start"')
     path = folder / Path(written).expanduser() if written else Path(defaults.prefix).expanduser() if defaults.prefix else None
     for key, value in {"prefix_frames": frames, "prefix_start": start}.items():
         if path is None and value:
             raise ValueError(f'{place}: "{key}" is {value}, but there is no prefix')
     frames = defaults.prefix_frames if frames is None else frames
     return Prefix(path, frames, defaults.prefix_start if start is None else start) if path and frames else None
-
-
-def _start(values: dict[str, Any], place: str) -> Start | None:
-    start = values.get("prefix_start")
-    if start is None or start == "last":
-        return start
-    if _kind(start) != "number" or start < 0:
-        raise ValueError(f'{place}: "prefix_start" must be a second of the prefix or "last", got {start!r}')
-    return float(start)
 
 
 def _name(values: dict[str, Any], place: str, sample: int | None) -> str | None:

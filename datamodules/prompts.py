@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datamodules.prompt_list import Defaults, Request, Start, make_requests
+from datamodules.prompt_list import Defaults, Request, Start, checked_start, make_requests
 from datamodules.requests import RequestedClips
 from modules.geometry import Clip
 
@@ -46,10 +46,9 @@ class Prompts(RequestedClips):
         if min(samples, prefix_frames) < 1 or seed < 0:
             numbers = f"samples {samples}, prefix_frames {prefix_frames} and seed {seed}"
             raise ValueError(f"samples and prefix_frames must be at least 1 and seed 0, got {numbers}")
-        if prefix_start != "last" and prefix_start < 0:
-            raise ValueError(f'prefix_start must be a second of the prefix or "last", got {prefix_start}')
+        start = checked_start(prefix_start, "prefix_start")
         self.prompts = prompts
-        self.defaults = Defaults(clip.frames, seed, samples, prefix, prefix_frames, prefix_start, clip.fps)
+        self.defaults = Defaults(clip.frames, seed, samples, prefix, prefix_frames, start, clip.fps)
 
     def make_requests(self) -> list[Request]:
         return make_requests(self.prompts, self.defaults)

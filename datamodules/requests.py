@@ -117,8 +117,10 @@ class RequestedClips(LightningDataModule, ABC):
 
 def _second(prefix: Prefix, clip: Clip) -> float:
     """When the first frame of a prefix is shown."""
-    if prefix.start != "last" or is_picture(prefix.path):
-        return 0.0 if prefix.start == "last" else prefix.start
+    if prefix.start != "last":
+        return prefix.start
+    if is_picture(prefix.path):
+        return 0.0
     about = probe(prefix.path)
     last = about.seconds - 1 / about.fps if about.fps else about.seconds
     return max(0.0, last - (clip.frames - 1) / clip.fps)

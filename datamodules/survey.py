@@ -17,6 +17,7 @@ from datamodules.manifest import Row
 from datamodules.reader import is_picture, probe, shown_size
 from datamodules.video_folder import hold_out
 from modules.geometry import Clip
+from modules.latents import bytes_of_latent
 
 # Most words, sizes, rates and classes to name.
 NAMED = 10
@@ -26,9 +27,6 @@ EVEN = 0.002
 
 # Seconds by which a row may end after its file.
 BEYOND = 0.1
-
-# Bytes of a number in a latent cache, which is float32 unless told otherwise.
-BYTES = 4
 
 
 class Facts(NamedTuple):
@@ -188,8 +186,7 @@ def _epoch(rows: list[Row], found: dict[Path, Facts | str], plan: Plan) -> dict[
         train, held = hold_out(used, plan.held_out_share)
     except ValueError as error:
         return {"clips": 0, "held out": 0, "batches": 0, "trouble": str(error)}
-    numbers, frames, height, width = plan.latent
-    size = numbers * frames * height * width * BYTES
+    size = bytes_of_latent(plan.latent, "float32")  # as caches are unless told otherwise
     return {
         "clips": len(train),
         "held out": len(held),

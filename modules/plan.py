@@ -161,9 +161,17 @@ def plan(config: dict[str, Any], tflops: float, utilisation: float, tokens: floa
 def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]:
     """The table."""
     per_second = needs.clips / needs.seconds
-    found: list[tuple[str, str]] = [
+    length: list[tuple[str, str]] = []
+    parts: list[tuple[str, str]] = []
+    if work.attention:
+        share = work.attention / (work.attention + work.linear)
+        length = [("sequence length", f"{work.sequence:,}")]
+        parts = [("of it attention", f"{share:.0%}"), ("TFLOP of encoding a clip", f"{work.encoding / 1e12:.3f}")]
+    found = [
         ("tokens of a clip", f"{work.tokens:,}"),
+        *length,
         ("TFLOP of a clip, forward and backward", f"{work.training / 1e12:.3f}"),
+        *parts,
         ("clips per step", f"{needs.clips:,}"),
         ("PFLOP per step, all devices", f"{work.training * needs.clips / 1e15:.4f}"),
         *((f"GiB per device: {name}", f"{size / GIB:.3f}") for name, size in needs.components.items()),
@@ -173,10 +181,6 @@ def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]
         ("tokens per second, all devices", f"{per_second * work.tokens:,.0f}"),
         (f"days for {budget:.3g} tokens", f"{days(budget, work, needs):.2f}"),
     ]
-    if work.attention:
-        share = work.attention / (work.attention + work.linear)
-        found[1:1] = [("sequence length", f"{work.sequence:,}")]
-        found[3:3] = [("of it attention", f"{share:.0%}"), ("TFLOP of encoding a clip", f"{work.encoding / 1e12:.3f}")]
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in found)]
 
 

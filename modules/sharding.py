@@ -73,8 +73,8 @@ class FullySharded(ModelParallelStrategy):
             raise ValueError(
                 f"{path} is a folder of shards: python -m lightning.pytorch.utilities.consolidate_checkpoint {path} joins them"
             )
-        # Mapped and not read: every process takes its shares only.
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+        # Mapped and not read: every process takes its shares only. Whatever is asked for, no pickle is run.
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         options = StateDictOptions(full_state_dict=True)
         assert self.model is not None
         set_model_state_dict(self.model, checkpoint["state_dict"], options=options)

@@ -149,7 +149,7 @@ def rank(number: int, rendezvous: str, folder: str) -> None:
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     spawn(rank, (str(tmp_path / "meet"), str(tmp_path)), nprocs=2)
-    found = [torch.load(tmp_path / f"{number}.pt").item() for number in range(2)]
+    found = [torch.load(tmp_path / f"{number}.pt", weights_only=True).item() for number in range(2)]
     assert found[0] == found[1] == pytest.approx(measured(torch.arange(40), 40), rel=1e-7)
 
 

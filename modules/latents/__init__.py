@@ -1,7 +1,7 @@
 """Latents of clips, encoded once by a tokenizer and kept in files."""
 
 from modules.latents.cache import CachedClip, LatentCache, plan_path, shard_files, shard_path
-from modules.latents.plan import CachePlan, Numbers, Shard, clips_of_shard
+from modules.latents.plan import CachePlan, Numbers, Shard, bytes_of_latent, clips_of_shard
 from modules.latents.writer import open_plan, write_shard
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "LatentCache",
     "Numbers",
     "Shard",
+    "bytes_of_latent",
     "clips_of_shard",
     "open_plan",
     "plan_path",

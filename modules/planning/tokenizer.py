@@ -45,7 +45,7 @@ class TokenizerTraining(NamedTuple):
 
 
 def tokenizer_memory_of(build: Callable[[], TokenizerTraining], clip: Clip, bf16: bool) -> Memory:
-    """What it keeps. The critics' own step, when what the tokenizer kept is gone, needs less wherever it was tried.
+    """What it keeps. The critics' own step comes when what the tokenizer kept is gone, and is not counted.
 
     Args:
         build: Makes the networks.

@@ -42,18 +42,24 @@ def pixels_of(frame: VideoFrame, background: tuple[int, int, int] = WHITE) -> Te
     return flattened(pixels, background)
 
 
-def planes_of(frame: VideoFrame) -> list[np.ndarray] | None:
-    """The same pixels as three arrays ``(h, w)``, which is faster, of frames of the commonest kind; None of others.
+def put_planes(frame: VideoFrame, place: np.ndarray) -> bool:
+    """Puts the same pixels into ``(3, h, w)`` uint8, which is faster, of frames of the commonest kind; says whether it was one.
 
     Of other sizes and kinds libav makes other colours along this way.
     """
     # Of other widths libav leaves the last columns out.
     common = frame.format.name == "yuv420p" and frame.width % 16 == 0 and frame.height % 2 == 0
     if not common or frame.interlaced_frame or _quarters(frame):
-        return None
+        return False
     planes = _colours.reformatter.reformat(frame, format="gbrp", threads=1).planes
-    rows = [np.frombuffer(planes[place], np.uint8).reshape(frame.height, -1) for place in RED_GREEN_BLUE]  # type: ignore[call-overload]
-    return [row[:, : frame.width] for row in rows]
+    for colour, number in zip(place, RED_GREEN_BLUE, strict=True):
+        plane = memoryview(planes[number])  # type: ignore[arg-type]
+        if len(plane) == colour.size:
+            # For small frames NumPy's preparations take longer than the copy.
+            memoryview(colour).cast("B")[:] = plane
+        else:
+            colour[:] = np.frombuffer(plane, np.uint8).reshape(frame.height, -1)[:, : frame.width]
+    return True
 
 
 def flattened(pixels: Tensor, background: tuple[int, int, int] = WHITE) -> Tensor:

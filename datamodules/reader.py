@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules.file_kind import objection
 from datamodules.frames import MOST_PIXELS, Trouble, UnreadableVideo, nearest, opened
 from datamodules.guard import empty
-from datamodules.pixels import WHITE, flattened, pixels_of, planes_of
+from datamodules.pixels import WHITE, flattened, pixels_of, put_planes
 from datamodules.transforms import CENTRE, Framing
 from modules.geometry import Clip
 
@@ -132,12 +132,10 @@ def read_clip(path: Path | str, clip: Clip, start_seconds: float = 0.0, framing:
 def _show(frame: VideoFrame, framing: Framing, place: np.ndarray) -> None:
     """Puts a frame into a place ``(3, H, W)``."""
     _, height, width = place.shape
-    planes = planes_of(frame) if (frame.height, frame.width) == (height, width) else None
-    if planes is None:
+    if (frame.height, frame.width) != (height, width) or not put_planes(frame, place):
         place[:] = framing(pixels_of(frame), height, width).numpy()
-        return
-    for colour, plane in enumerate(planes):
-        place[colour] = plane[:, ::-1] if framing.mirrored else plane
+    elif framing.mirrored:
+        place[:] = place[..., ::-1].copy()
 
 
 @contextmanager

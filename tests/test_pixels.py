@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from av import VideoFrame
 
-from datamodules.pixels import pixels_of, planes_of
+from datamodules.pixels import pixels_of, put_planes
+
+
+def planes_of(frame: VideoFrame) -> np.ndarray | None:
+    """``(3, h, w)`` by the fast way; None where there is none."""
+    place = np.full((2, 3, frame.height, frame.width), 7, np.uint8)
+    made = put_planes(frame, place[1])
+    assert (place[0] == 7).all()
+    return place[1] if made else None
 
 
 def noise(height: int, width: int, kind: str = "yuv420p") -> VideoFrame:
@@ -21,7 +29,7 @@ def test_planes_are_the_pixels(height: int, width: int) -> None:
     planes = planes_of(frame)
     assert planes is not None or width % 16
     if planes is not None:
-        assert np.array_equal(np.stack(planes), pixels_of(frame).numpy())
+        assert np.array_equal(planes, pixels_of(frame).numpy())
 
 
 @pytest.mark.parametrize("colours", [1, 2, 5])
@@ -29,8 +37,8 @@ def test_planes_are_the_pixels_in_every_space_of_colours(colours: int) -> None:
     frame = noise(48, 64)
     frame.colorspace = colours
     planes = planes_of(frame)
-    assert planes is not None and np.array_equal(np.stack(planes), pixels_of(frame).numpy())
-    assert np.array_equal(np.stack(planes), frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
+    assert planes is not None and np.array_equal(planes, pixels_of(frame).numpy())
+    assert np.array_equal(planes, frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("kind", ["yuv444p", "yuv422p", "gray", "yuva420p", "yuv420p10le", "rgb24"])

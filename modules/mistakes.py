@@ -28,6 +28,8 @@ def mistake(error: BaseException) -> str | None:
     if isinstance(error, ArgumentError):
         keys = [found[1] for wrapper in chain if (found := re.match(r'Parser key "([^"]+)"', str(wrapper)))]
         place = ".".join(dict.fromkeys(keys))
+        if text.endswith("is abstract") and (option := nested_option(chain)):
+            return unknown_name(f"{keys[0]}.{option}")
         return f"{place}: {text}" if place else text
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return OUT_OF_MEMORY
@@ -35,6 +37,17 @@ def mistake(error: BaseException) -> str | None:
         return f"the checkpoint is of another architecture: {' '.join(str(error).splitlines()[1].split())}"
     clear = package_of(chain[-1]) in SPEAKING and isinstance(chain[-1], ValueError | FileNotFoundError | MisconfigurationException)
     return text if clear else None
+
+
+def nested_option(chain: list[BaseException]) -> str | None:
+    """The option of the command line that jsonargparse was looking at, without its first key."""
+    return next((found[1] for error in chain if (found := re.search(r"NestedArg\(key='([^']+)'", str(error)))), None)
+
+
+def unknown_name(option: str) -> str:
+    """What to say of an option below a name of a dictionary, such as a mixture's parts, that nothing has."""
+    name, _, key = option.rpartition(".")
+    return f"{name} has no class yet that could have the option {key}: is a name misspelt? A new one needs {name}.class_path first"
 
 
 def unwrapped(error: BaseException | None) -> Iterator[BaseException]:

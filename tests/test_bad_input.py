@@ -92,6 +92,14 @@ MISTAKES: dict[str, tuple[Callable[[Inputs], list[object]], list[str]]] = {
     "unknown option": (lambda inputs: ["--trainer.max_stepz", 3], ["--trainer.max_stepz"]),
     "no number": (lambda inputs: ["--model.optimizer.lr", "fast"], ["model.optimizer.lr", "fast"]),
     "unknown class of data": (lambda inputs: ["--data", "datamodules.Nothing"], ["data", "Nothing"]),
+    "unknown part of a mixture": (
+        lambda inputs: ["-c", CONFIGS / "stage/paper_1_joint_256.yaml", "--data.parts.vidoe.manifest", inputs.manifest],
+        ["data.parts.vidoe has no class", "manifest", "misspelt", "data.parts.vidoe.class_path"],
+    ),
+    "unknown option of a part": (
+        lambda inputs: ["-c", CONFIGS / "stage/paper_1_joint_256.yaml", "--data.parts.video.manifesto", inputs.manifest],
+        ["data.parts", "manifesto"],
+    ),
     "no file of settings": (lambda inputs: ["-c", inputs.folder / "gone.yaml"], ["gone.yaml"]),
     "unknown key in a file": (lambda inputs: ["-c", inputs.lines("odd.yaml", "modle: {size: 3}")], ["modle.size"]),
     "broken file of settings": (lambda inputs: ["-c", inputs.lines("broken.yaml", "data: [")], ["broken.yaml", "line 2"]),

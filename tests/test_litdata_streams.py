@@ -1,6 +1,7 @@
 """Latents as LitData streams them: the same clips, each once, exactly resumed. All but one test need LitData."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from latent_runs import encode, losses
 from test_latent_cache import SETTLED, write
-from toy_runs import CONFIGS, run
+from toy_runs import CONFIGS, ROOT, arguments, run, weights
 
 from datamodules import CachedLatents, StreamedLatents, litdata_streams, stream_latents
 from datamodules.stream_latents import main, write_stream
@@ -174,3 +175,20 @@ def test_a_run_over_a_stream_resumes_exactly(tmp_path: Path) -> None:
             run("fit", "videoar", tmp_path / root, *stream, *steps, "--trainer.max_steps", stop)
     whole, parts = (losses(tmp_path / root) for root in ("whole", "parts"))
     assert len(whole) == 8 and parts == whole
+
+
+@needs_litdata
+@pytest.mark.slow
+def test_two_processes_over_a_stream_resume_exactly(tmp_path: Path) -> None:
+    """Also in the midst of an epoch; each of them has to find its own place in its own share."""
+    tokenizer = run("fit", "tokenizer", tmp_path / "tokenizer")
+    write_stream(LatentCache(encode(tmp_path / "encoded", tokenizer)), str(tmp_path / "stream"))
+    stream = ("-c", CONFIGS / "data/streamed.yaml", "--data.folder", tmp_path / "stream", "--init_from", tokenizer)
+    two = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 2, "--data.workers", 1, "--ckpt_path", "last")
+    for root, stops in (("whole", (5,)), ("parts", (3, 5))):
+        for stop in stops:
+            args = arguments("fit", "videoar", tmp_path / root, *stream, *two, "--trainer.max_steps", stop)
+            result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=600)
+            assert result.returncode == 0, result.stderr[-2000:]
+    whole, parts = (weights(tmp_path / root / "checkpoints" / "last.ckpt") for root in ("whole", "parts"))
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())

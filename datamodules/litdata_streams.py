@@ -40,9 +40,15 @@ def open_stream(folder: str, part: str, **settings: Any) -> Any:
     """
     try:
         return litdata().StreamingDataset(f"{folder}/{part}", **settings)
-    except (FileNotFoundError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"no stream of latents in {folder}, or it is not whole ({reason}): use datamodules.stream_latents") from error
+    except Exception as error:  # every object storage has a client with errors of its own
+        raise ValueError(
+            f"no stream of latents in {folder}, or it is not whole ({first_line(error)}): use datamodules.stream_latents"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without what may follow."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def read_plan(folder: str) -> CachePlan:

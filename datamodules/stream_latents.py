@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 
-from datamodules.litdata_streams import PLAN, ReadClip, litdata, open_stream, read_plan
+from datamodules.litdata_streams import PLAN, ReadClip, first_line, litdata, open_stream, read_plan
 from modules.latents import LatentCache
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,13 @@ def _write(read: ReadClip | _PlanItem, count: int, part: str, workers: int) -> N
     # In order, and remembering what is done, so that an interrupted call goes on and gives the same chunks.
     orderly = {"keep_data_ordered": True, "reorder_files": False, "use_checkpoint": True}
     quick = {"start_method": "fork", "verbose": False}
-    litdata().optimize(read, list(range(count)), part, chunk_bytes=CHUNK_BYTES, num_workers=workers, **orderly, **quick)
+    try:
+        litdata().optimize(read, list(range(count)), part, chunk_bytes=CHUNK_BYTES, num_workers=workers, **orderly, **quick)
+    except ValueError:
+        raise
+    except Exception as error:  # every object storage has a client with errors of its own
+        # In a folder LitData goes on with half a part; in object storage it takes it for a whole one.
+        raise ValueError(f"{part} cannot be written ({first_line(error)}); if a part of it is there, remove that first") from error
 
 
 def main(arguments: list[str] | None = None) -> None:

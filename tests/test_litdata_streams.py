@@ -1,10 +1,11 @@
-"""Latents as LitData streams them: the same clips, each once, exactly resumed. All but one test need LitData."""
+"""Latents as LitData streams them: the same clips, each once, exactly resumed. All but two tests need LitData."""
 
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -192,3 +193,20 @@ def test_two_processes_over_a_stream_resume_exactly(tmp_path: Path) -> None:
             assert result.returncode == 0, result.stderr[-2000:]
     whole, parts = (weights(tmp_path / root / "checkpoints" / "last.ckpt") for root in ("whole", "parts"))
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+class NoClient(Exception):
+    """Like the errors of the clients of object storage, of which each has its own."""
+
+
+def test_errors_of_an_object_storage_end_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **settings: Any) -> None:
+        raise NoClient("no credentials\nand much more")
+
+    monkeypatch.setattr(litdata_streams, "litdata", lambda: SimpleNamespace(StreamingDataset=refuse))
+    monkeypatch.setattr(stream_latents, "litdata", lambda: SimpleNamespace(optimize=refuse))
+    with pytest.raises(ValueError, match=r"no stream of latents in s3://bucket, or it is not whole \(no credentials\)"):
+        source("s3://bucket")
+    write(tmp_path, SETTLED)
+    with pytest.raises(SystemExit, match=r"error: s3://bucket/plan cannot be written \(no credentials\); if a part of it is there, remove"):
+        main(["--cache", str(tmp_path), "--out", "s3://bucket"])

@@ -14,8 +14,9 @@ from torch import Tensor
 from callbacks.manifest import Manifest
 from callbacks.media import contact_sheet, write_picture, write_preview
 from callbacks.mp4 import write_mp4
-from callbacks.origin import digest, origin
+from callbacks.origin import origin
 from modules.batch import Requests
+from modules.checksums import source_hash
 
 Format = Literal["mp4", "webp", "gif"]
 
@@ -99,7 +100,7 @@ class WriteVideos(BasePredictionWriter):
         if not self._made_by:
             # Not in setup, where the trainer does not tell yet which checkpoint it reads.
             self._made_by = origin(*self._where)
-            self._made_by["weights"] = digest(self._made_by["checkpoint"])
+            self._made_by["weights"] = source_hash(self._made_by["checkpoint"])
         first, *others = self._files(name)
         return {"file": first, "others": others, **asked, **self._made_by}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +27,23 @@ def seal_of(metadata: dict[str, str], shape: object, index: Sequence[Tensor]) ->
     for tensor in index:
         seal.update(raw(tensor))
     return seal.digest()
+
+
+def file_hash(path: str | Path) -> str:
+    """The SHA-256 of a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_hash(source: str | Path | None) -> str | None:
+    """The SHA-256 of a file of weights, the same wherever the file lies; None if they are not of one file."""
+    return file_hash(source) if source is not None and Path(source).is_file() else None
 
 
 def text_tensor(text: str) -> Tensor:

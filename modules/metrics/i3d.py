@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from modules.checksums import file_hash
 from modules.metrics.i3d_network import CLASSES, I3DNetwork
-from modules.metrics.video_features import VideoFeatures, file_hash, fill, load_script
+from modules.metrics.video_features import VideoFeatures, fill, load_script
 from modules.tensor_file import open_tensors
 
 # Both are conversions of the network that defines FVD, tf-hub's deepmind/i3d-kinetics-400/1.

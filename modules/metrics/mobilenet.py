@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from modules.checksums import file_hash
 from modules.metrics.frame_features import FrameFeatures
-from modules.metrics.video_features import file_hash, fill
+from modules.metrics.video_features import fill
 from modules.tensor_file import open_tensors
 
 # Expansion, width, number of blocks and stride of the first of them, for every stage.

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from modules.metrics.video_features import file_hash
+from modules.checksums import source_hash
 
 PACKAGES = ("torch", "lightning", "torchmetrics")
 
@@ -89,10 +89,9 @@ class Results:
 
 def origin(checkpoint: str | Path | None, **more: Any) -> dict[str, Any]:
     """Where a number comes from: weights with their sha256, command line, versions, commit; and what is given."""
-    found = checkpoint is not None and Path(checkpoint).is_file()
     return {
         "checkpoint": checkpoint and str(checkpoint),
-        "checkpoint_sha256": file_hash(checkpoint) if found else None,  # type: ignore[arg-type]
+        "checkpoint_sha256": source_hash(checkpoint),
         "command": shlex.join(["python", *sys.argv]),
         "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in PACKAGES}, "commit": _commit()},
         **more,

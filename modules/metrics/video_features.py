@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.checksums import file_hash
+
 # Batches that a batch norm has seen.
 COUNTER = "num_batches_tracked"
 
@@ -74,18 +76,6 @@ def load_script(path: str | Path) -> tuple[torch.jit.ScriptModule, str]:
             return torch.jit.load(str(path), map_location="cpu").eval(), digest
     except RuntimeError as error:
         raise ValueError(f"{path} is no TorchScript file") from error
-
-
-def file_hash(path: str | Path) -> str:
-    """sha256 of a file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fill(network: nn.Module, weights: Mapping[str, Any], path: str | Path, what: str) -> None:

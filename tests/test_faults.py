@@ -7,16 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
 from test_cli import Stop
-from toy_runs import CONFIGS, ROOT, TESTS, arguments, run
+from toy_runs import ROOT, arguments, run
 
 from benchmarks.kill import compare, stress
 from callbacks import last_checkpoint
@@ -84,9 +81,7 @@ def test_killed_runs_go_on_and_end_as_if_nothing_had_happened(tmp_path: Path) ->
     assert [one.while_writing for one in found if one.while_writing] == [True, True]
 
 
-def started(
-    args: list[str], log: Path, environment: dict[str, str] | None = None, launcher: tuple[str, ...] = ()
-) -> subprocess.Popen:
+def started(args: list[str], log: Path, environment: dict[str, str] | None = None, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     with log.open("w") as file:
         return subprocess.Popen(
             [sys.executable, *launcher, "train.py", *args],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen

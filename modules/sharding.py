@@ -21,7 +21,6 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from modules import shards
@@ -120,8 +119,8 @@ class FullyShardedFolders(FullySharded):
         unfinished = self._on_first(path, lambda: shards.begin(path, rest))
         try:
             shards.write_tensors(unfinished, tensors)
-        except CheckpointException as error:  # by which every process tells of a failure of any
-            raise unwritten(path, next(iter(error.failures.values()))[0]) from error
+        except CheckpointException as error:
+            raise unwritten(path, shards.first_of(error)) from error
         self._on_first(path, lambda: shards.publish(unfinished, path, checkpoint["global_step"]))
 
     def _on_first(self, path: Path, do: Callable[[], Any]) -> Any:
@@ -131,16 +130,16 @@ class FullyShardedFolders(FullySharded):
             try:
                 result = do()
             except (OSError, RuntimeError) as error:
-                problem = error
+                problem = str(error).splitlines()[0]
         result, problem = self.broadcast((result, problem))
         if problem is not None:
             raise unwritten(path, problem)
         return result
 
 
-def unwritten(path: Path, problem: BaseException) -> ValueError:
+def unwritten(path: Path, problem: str) -> ValueError:
     kept = f"; {path} is still the one from before" if path.exists() else ""
-    return ValueError(f"the checkpoint {path} could not be written: {str(problem).splitlines()[0]}{kept}")
+    return ValueError(f"the checkpoint {path} could not be written: {problem}{kept}")
 
 
 def load_shards(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path) -> dict[str, Any]:
@@ -162,8 +161,8 @@ def load_shards(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path)
     if others := sorted(set(needed) ^ set(places)):
         raise ValueError(f"{folder} is of another architecture: the model has {'a' if others[0] in places else 'no'} {others[0]}")
     for name, value in places.items():
-        if not isinstance(value, DTensor):
-            places[name] = shards.empty(found[name])  # names of classes may have another length
+        if name.endswith("_extra_state"):
+            places[name] = shards.empty(found[name])  # names of classes, of any length
         elif value.shape != found[name].size:
             raise ValueError(f"{folder} is of another architecture: {name} is {tuple(found[name].size)}, the model's {tuple(value.shape)}")
     shards.read_tensors(folder, places)

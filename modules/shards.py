@@ -10,21 +10,23 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from modules.tensor_file import META, sync_folder
+from modules.tensor_file import META, open_tensors, sync_folder
 
 HARMLESS = {
-    ("collections", "OrderedDict"),
     ("pathlib", "PosixPath"),
     ("torch", "Size"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
@@ -109,14 +111,26 @@ def unite(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, A
 
 
 def read_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
-    """Fill tensors, shares of them on several processes, which must all call this."""
-    alone = not torch.distributed.is_initialized()
-    load(dict(into), storage_reader=Reader(folder), no_dist=alone)
+    """Fill tensors, shares of them on several processes, which must all call this.
+
+    Raises:
+        ValueError: If a share is missing or damaged.
+    """
+    try:
+        with without_remark():
+            load(dict(into), storage_reader=Reader(folder))
+    except CheckpointException as error:
+        raise ValueError(f"{folder} cannot be read: {first_of(error)}") from error
+
+
+def first_of(error: CheckpointException) -> str:
+    """What went wrong on the first of the processes that failed; all of them are told."""
+    return str(next(iter(error.failures.values()))[0]).splitlines()[0]
 
 
 def read_rest(folder: Path) -> dict[str, Any]:
     """What of a checkpoint is no tensor."""
-    return torch.load(folder / META, map_location="cpu", weights_only=True)
+    return open_tensors(folder / META)
 
 
 def begin(path: Path, rest: Mapping[str, Any]) -> Path:
@@ -133,7 +147,16 @@ def begin(path: Path, rest: Mapping[str, Any]) -> Path:
 
 def write_tensors(unfinished: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the tensors, shares of them on several processes, which must all call this; flushed to the disk."""
-    save(dict(tensors), storage_writer=FileSystemWriter(unfinished))
+    with without_remark():
+        save(dict(tensors), storage_writer=FileSystemWriter(unfinished))
+
+
+@contextmanager
+def without_remark() -> Iterator[None]:
+    """Without torch's remark that one process alone is one process alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def publish(unfinished: Path, path: Path, step: int) -> None:

@@ -69,7 +69,7 @@ def allocated(profiler: profile) -> int:
     return sum(event.nbytes() for event in events if event.name() == "[memory]")
 
 
-def measured(case: Case) -> int:
+def measured(case: Case, bf16: bool) -> int:
     """Bytes held at the end of a second forward pass, when weights, averages, gradients and what is kept are all there."""
     batch, bits = case.batch, 16
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -78,8 +78,9 @@ def measured(case: Case) -> int:
         for step in range(3):
             inputs = torch.zeros(batch, case.layout.tokens, bits)
             complete = torch.zeros(batch, case.layout.frames, bits, *case.layout.pyramid.sizes[-1])
-            logits = model(inputs, case.layout, torch.zeros(batch, 1, dtype=torch.long), complete=complete)
-            loss = bit_loss(logits, torch.zeros(inputs.shape, dtype=torch.bool))
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits = model(inputs, case.layout, torch.zeros(batch, 1, dtype=torch.long), complete=complete)
+                loss = bit_loss(logits, torch.zeros(inputs.shape, dtype=torch.bool))
             if step < 2:
                 loss.backward()
             if step == 0:
@@ -88,14 +89,15 @@ def measured(case: Case) -> int:
     return allocated(profiler)
 
 
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_memory_is_what_a_training_takes(case: Case) -> None:
+def test_memory_is_what_a_training_takes(case: Case, bf16: bool) -> None:
     # Once before, so that indices and masks, which stay for other runs, are not counted.
-    measured(case)
-    memory = memory_of(builder(case), case.layout, case.recompute, bf16=False)
+    measured(case, bf16)
+    memory = memory_of(builder(case), case.layout, case.recompute, bf16)
     model = builder(case)(None, case.recompute)
     assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
-    states, found = memory.parameters * STATES, measured(case)
+    states, found = memory.parameters * STATES, measured(case, bf16)
     assert states + memory.kept(case.batch) == pytest.approx(found, rel=0.05)
     assert memory.kept(case.batch) == pytest.approx(found - states, rel=0.05)
 

@@ -133,9 +133,14 @@ def read_rest(folder: Path) -> dict[str, Any]:
     return open_tensors(folder / META)
 
 
+def unfinished_of(path: Path) -> Path:
+    """Where a folder is written; files that are being written end in ``.part``, so that neither is in the other's way."""
+    return path.with_name(f".{path.name}.shards")
+
+
 def begin(path: Path, rest: Mapping[str, Any]) -> Path:
     """Make the folder for the shards of a checkpoint that will be called ``path``; done by one process."""
-    unfinished = path.with_name(f".{path.name}.part")
+    unfinished = unfinished_of(path)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     with (unfinished / META).open("wb") as file:
@@ -180,6 +185,6 @@ def publish(unfinished: Path, path: Path, step: int) -> None:
 
 def sweep(path: Path) -> None:
     """Remove the folders of shards that a checkpoint does not use: those from before, and what interrupted runs left."""
-    for folder in path.parent.glob(f"{path.stem}.shards*"):
+    for folder in (unfinished_of(path), *path.parent.glob(f"{path.stem}.shards*")):
         if folder.resolve() != path.resolve():
             shutil.rmtree(folder, ignore_errors=True)

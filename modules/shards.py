@@ -178,6 +178,8 @@ def publish(unfinished: Path, path: Path, step: int) -> None:
     link = path.with_name(f".{path.name}.link")
     link.unlink(missing_ok=True)
     link.symlink_to(final.name)
+    if path.is_dir() and not path.is_symlink():  # copied from elsewhere by a tool that follows links
+        path.rename(path.with_name(f"{path.stem}.shards_copied"))
     os.replace(link, path)
     sync_folder(path.parent)
     sweep(path)

@@ -80,7 +80,7 @@ class VideoARCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Load the weights before callbacks copy the model and strategies wrap it."""
         config = self.config[self.config["subcommand"]]
-        if config["init_from"] and not os.path.isfile(config["ckpt_path"] or ""):
+        if config["init_from"] and not os.path.exists(config["ckpt_path"] or ""):
             # What is trained may begin with another number of bits; what is only used may not.
             renew = self.config["subcommand"] == "fit"
             rank_zero_info(str(load_weights(self.model, config["init_from"], config["temporal_init"], renew)))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from modules.tensor_file import check_joined, sync_folder
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the old file and then takes its place, so the last good checkpoint is there at all times.
@@ -31,17 +33,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # the zip writer turns a full disk into a RuntimeError
             unfinished.unlink(missing_ok=True)
             kept = f"; {path} is still the one from before" if path.exists() else ""
             raise ValueError(f"the checkpoint {path} could not be written: {str(error).splitlines()[0]}{kept}") from error
 
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name survive a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def load_checkpoint(self, path: str | Path, *options: Any, **named_options: Any) -> dict[str, Any]:
+        """
+        Raises:
+            ValueError: If it is a folder of shards, which only a strategy with shares reads.
+        """
+        check_joined(Path(path))
+        return super().load_checkpoint(path, *options, **named_options)

@@ -94,7 +94,7 @@ def check_folder(folder: Path, size: int) -> str | None:
             file.flush()
     except OSError as error:
         return f"checkpoints cannot be written to {folder}: {error.strerror}"
-    old = sum(path.stat().st_size for path in folder.glob("last.ckpt"))
+    old = sum(path.stat().st_size for place in folder.glob("last.ckpt") for path in (place.glob("*") if place.is_dir() else [place]))
     # A checkpoint is written beside the one before, which is then removed.
     needed, free = 2 * size - min(old, size), shutil.disk_usage(folder).free
     if free < needed:

@@ -18,6 +18,7 @@ from modules.geometry import Clip
 from modules.lit_tokenizer import LitTokenizer
 from modules.lit_videoar import LitVideoAR
 from modules.mistakes import mistake
+from modules.tensor_file import check_joined
 from modules.tokenizer import VideoTokenizer
 from modules.transformer.precision import Precision
 from modules.videoar import VideoAR
@@ -114,7 +115,9 @@ def build(config: dict[str, Any], checkpoint: Path | str, without: Collection[st
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint of a run's folder, or the one that is given."""
+    check_joined(path)
     checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    check_joined(checkpoint)
     if not checkpoint.is_file():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
     return checkpoint

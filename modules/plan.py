@@ -205,7 +205,7 @@ def strategy_of(trainer: dict[str, Any]) -> Strategy:
         return "single"
     if name.lower().startswith("ddp"):
         return "ddp"
-    if name in ("FullySharded", "ModelParallelStrategy"):
+    if name in ("FullySharded", "FullyShardedFolders", "ModelParallelStrategy"):
         return "fsdp"
     raise ValueError(f"trainings with the strategy {name} are not planned")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
@@ -21,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
+from modules import shards
 from modules.transformer import VideoARTransformer
 
 # What is called on a transformer besides itself: the steps of sampling.
@@ -53,34 +56,131 @@ class FullySharded(ModelParallelStrategy):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         assert self.model is not None
         state = get_optimizer_state_dict(self.model, plain(optimizer), options=options)
-        if self.global_rank != 0:
-            return {}
-        groups: Any = state["param_groups"]
-        values_by_name: Any = state["state"]
-        number = {name: place for place, name in enumerate(name for group in groups for name in group["params"])}
-        return {
-            "state": {number[name]: values for name, values in values_by_name.items()},
-            "param_groups": [{**group, "params": [number[name] for name in group["params"]]} for group in groups],
-        }
+        return numbered(state) if self.global_rank == 0 else {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
+        # Lightning's own removes a folder of shards before the file that takes its place is there.
+        super(ModelParallelStrategy, self).save_checkpoint(checkpoint, filepath, storage_options)
+        if self.is_global_zero:
+            shards.sweep(Path(filepath))
+
+    def remove_checkpoint(self, filepath: str | Path) -> None:
+        path = Path(filepath)
+        if not path.is_symlink():
+            super().remove_checkpoint(filepath)
+        elif self.is_global_zero:
+            path.unlink()
+            shards.sweep(path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """
+        """A file, or a folder of shards of any number of processes.
+
         Raises:
-            ValueError: If it is a folder of shards.
+            ValueError: If it is a folder of anything else, or of shards of another model.
         """
         path = Path(self.broadcast(checkpoint_path))
+        assert self.model is not None
         if path.is_dir():
-            raise ValueError(
-                f"{path} is a folder of shards: python -m lightning.pytorch.utilities.consolidate_checkpoint {path} joins them"
-            )
+            return load_shards(self.model, [plain(optimizer) for optimizer in self.optimizers], path)
         # Mapped and not read: every process takes its shares only. Whatever is asked for, no pickle is run.
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         options = StateDictOptions(full_state_dict=True)
-        assert self.model is not None
         set_model_state_dict(self.model, checkpoint["state_dict"], options=options)
         for optimizer, saved in zip(self.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
             set_optimizer_state_dict(self.model, plain(optimizer), by_name(self.model, plain(optimizer), saved), options=options)
         return checkpoint
+
+
+class FullyShardedFolders(FullySharded):
+    """Shares that are also saved as shares: a checkpoint is a folder, and no process ever holds the whole of it.
+
+    ``python -m modules.consolidate`` makes it a file. Both strategies go on from files and from folders.
+
+    Args:
+        timeout_minutes: How long a process waits for the others.
+    """
+
+    def __init__(self, timeout_minutes: float = 30.0) -> None:
+        super().__init__(timeout_minutes)
+        self._save_distributed_checkpoint = True
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """A process's share of the state, by names."""
+        assert self.model is not None
+        return get_optimizer_state_dict(self.model, plain(optimizer), options=StateDictOptions(cpu_offload=True))  # type: ignore[return-value]
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
+        """
+        Raises:
+            ValueError: If it cannot be written, as on a full disk; on all processes, and the one before is kept.
+        """
+        path = Path(self.broadcast(filepath))
+        tensors, rest = shards.split(checkpoint)
+        unfinished = self._on_first(path, lambda: shards.begin(path, rest))
+        try:
+            shards.write_tensors(unfinished, tensors)
+        except CheckpointException as error:
+            raise unwritten(path, shards.first_of(error)) from error
+        self._on_first(path, lambda: shards.publish(unfinished, path, checkpoint["global_step"]))
+
+    def _on_first(self, path: Path, do: Callable[[], Any]) -> Any:
+        """Have the first process do something, and all others know how it went."""
+        result, problem = None, None
+        if self.is_global_zero:
+            try:
+                result = do()
+            except (OSError, RuntimeError) as error:
+                problem = str(error).splitlines()[0]
+        result, problem = self.broadcast((result, problem))
+        if problem is not None:
+            raise unwritten(path, problem)
+        return result
+
+
+def unwritten(path: Path, problem: str) -> ValueError:
+    kept = f"; {path} is still the one from before" if path.exists() else ""
+    return ValueError(f"the checkpoint {path} could not be written: {problem}{kept}")
+
+
+def load_shards(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path) -> dict[str, Any]:
+    """Fill a model and its optimizers from a folder of shards; every process reads its own share.
+
+    Returns:
+        The rest of the checkpoint, and the model's state.
+
+    Raises:
+        ValueError: If the folder has no shards, or those of another model.
+    """
+    found, rest = shards.entries(folder), shards.read_rest(folder)
+    states: dict[str, Any] = {
+        "state_dict": get_model_state_dict(model),
+        "optimizer_states": [get_optimizer_state_dict(model, optimizer) for optimizer in optimizers],
+    }
+    places = shards.split(states)[0]
+    needed = found if optimizers else {name for name in found if name.startswith("model/")}
+    if others := sorted(set(needed) ^ set(places)):
+        raise ValueError(f"{folder} is of another architecture: the model has {'a' if others[0] in places else 'no'} {others[0]}")
+    for name, value in places.items():
+        if name.endswith("_extra_state"):
+            places[name] = shards.empty(found[name])  # names of classes, of any length
+        elif value.shape != found[name].size:
+            raise ValueError(f"{folder} is of another architecture: {name} is {tuple(found[name].size)}, the model's {tuple(value.shape)}")
+    shards.read_tensors(folder, places)
+    loaded = shards.unite(places, rest)
+    set_model_state_dict(model, loaded["state_dict"])
+    for optimizer, state in zip(optimizers, loaded.get("optimizer_states", ()), strict=False):
+        set_optimizer_state_dict(model, optimizer, state)
+    return loaded
+
+
+def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of an optimizer with numbers instead of names, in the order of its groups, as one device numbers parameters."""
+    groups, rows = state["param_groups"], state["state"]
+    number = {name: place for place, name in enumerate(name for group in groups for name in group["params"])}
+    return {
+        "state": {number[name]: values for name, values in rows.items()},
+        "param_groups": [{**group, "params": [number[name] for name in group["params"]]} for group in groups],
+    }
 
 
 def plain(optimizer: Optimizer) -> Optimizer:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 CHECKSUM = "sha256"
+META = "meta.pt"  # the file by which a folder of shards is known; see modules.shards
 
 
 def open_tensors(path: str | Path) -> dict[str, Any]:
@@ -25,9 +26,10 @@ def open_tensors(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read as one, or was changed since :func:`save_tensors` wrote it.
+        ValueError: If it cannot be read as one, is a folder of shards, or was changed since :func:`save_tensors` wrote it.
     """
     path = Path(path)
+    check_joined(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
     try:
@@ -55,6 +57,22 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
     finally:
         unfinished.unlink(missing_ok=True)
     return checksum
+
+
+def check_joined(path: Path) -> None:
+    """Raises ``ValueError`` for a checkpoint that is a folder of shards, where a file is needed."""
+    if (path / META).is_file():
+        out = path.with_name("joined.ckpt")
+        raise ValueError(f"{path} is a folder of shards: join it first with python -m modules.consolidate {path} --out {out}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def labels_of(checksum: str) -> dict[str, str]:

@@ -7,16 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
 from test_cli import Stop
-from toy_runs import CONFIGS, ROOT, TESTS, arguments, run
+from toy_runs import ROOT, arguments, run
 
 from benchmarks.kill import compare, stress
 from callbacks import last_checkpoint
@@ -84,10 +81,14 @@ def test_killed_runs_go_on_and_end_as_if_nothing_had_happened(tmp_path: Path) ->
     assert [one.while_writing for one in found if one.while_writing] == [True, True]
 
 
-def started(args: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
+def started(args: list[str], log: Path, environment: dict[str, str] | None = None, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     with log.open("w") as file:
         return subprocess.Popen(
-            [sys.executable, "train.py", *args], cwd=ROOT, stdout=file, stderr=file, env={**os.environ, **(environment or {})}
+            [sys.executable, *launcher, "train.py", *args],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, **(environment or {})},
         )
 
 
@@ -115,45 +116,6 @@ def test_sigterm_saves_the_step_and_says_that_the_run_is_not_finished(tmp_path: 
     for folder in (whole, parts):
         run("fit", "videoar", folder, *LONG, "--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.politely=True", stop)
     compare(*(folder / "checkpoints/last.ckpt" for folder in (whole, parts)))
-
-
-class Numbers(Callback):
-    """Writes down the number of every process of a training, by its rank."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == 1:
-            (self.folder / f"part{trainer.global_rank}").write_text(str(os.getpid()))
-            (self.folder / f"part{trainer.global_rank}").rename(self.folder / f"process{trainer.global_rank}")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [(0,), (1,), (1, 0)], ids=["first", "second", "both"])
-def test_sigterm_to_any_process_saves_one_step_of_all(tmp_path: Path, ranks: tuple[int, ...]) -> None:
-    numbers = ("--trainer.callbacks+=test_faults.Numbers", f"--trainer.callbacks.folder={tmp_path}")
-    several = ("-c", CONFIGS / "trainer/ddp.yaml", "--trainer.devices", 2, "--data.batch_size", 2)
-    args = arguments("fit", "videoar", tmp_path / "run", *several, *NEW, "--checkpoint.every_n_train_steps", 100000, *numbers)
-    process = started(args, tmp_path / "log.txt", {"PYTHONPATH": str(TESTS)})
-    files = [tmp_path / f"process{rank}" for rank in range(2)]
-    for file in files:
-        wait_for(file, process)
-    assert int(files[0].read_text()) == process.pid
-    try:
-        for rank in ranks:
-            os.kill(int(files[rank].read_text()), signal.SIGTERM)
-        code = process.wait(120)
-    finally:
-        process.kill()
-        for file in files:
-            with suppress(ProcessLookupError):
-                os.kill(int(file.read_text()), signal.SIGKILL)
-    text = (tmp_path / "log.txt").read_text()
-    assert code == 128 + signal.SIGTERM, text[-2000:]
-    step = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
-    assert f"step {step} is saved as" in text and 1 <= step < 4000
-    run("fit", "videoar", tmp_path / "run", "--trainer.max_steps", step + 1, "--ckpt_path", "last")
 
 
 FAKE_SCONTROL = '#!/bin/sh\necho "$@" >> "$(dirname "$0")/calls"\n'

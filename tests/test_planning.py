@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_transformer
+from test_perceptual import make_vgg16
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from toy_runs import CONFIGS, ROOT, TESTS
@@ -28,6 +29,7 @@ from modules.planning import (
     work_of,
 )
 from modules.planning.memory import STATES
+from modules.planning.tokenizer import kept as kept_by_tokenizer
 from modules.planning.work import encoding_operations, pairs
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
@@ -69,7 +71,7 @@ def allocated(profiler: profile) -> int:
     return sum(event.nbytes() for event in events if event.name() == "[memory]")
 
 
-def measured(case: Case) -> int:
+def measured(case: Case, bf16: bool) -> int:
     """Bytes held at the end of a second forward pass, when weights, averages, gradients and what is kept are all there."""
     batch, bits = case.batch, 16
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -78,8 +80,9 @@ def measured(case: Case) -> int:
         for step in range(3):
             inputs = torch.zeros(batch, case.layout.tokens, bits)
             complete = torch.zeros(batch, case.layout.frames, bits, *case.layout.pyramid.sizes[-1])
-            logits = model(inputs, case.layout, torch.zeros(batch, 1, dtype=torch.long), complete=complete)
-            loss = bit_loss(logits, torch.zeros(inputs.shape, dtype=torch.bool))
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits = model(inputs, case.layout, torch.zeros(batch, 1, dtype=torch.long), complete=complete)
+                loss = bit_loss(logits, torch.zeros(inputs.shape, dtype=torch.bool))
             if step < 2:
                 loss.backward()
             if step == 0:
@@ -88,14 +91,15 @@ def measured(case: Case) -> int:
     return allocated(profiler)
 
 
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_memory_is_what_a_training_takes(case: Case) -> None:
+def test_memory_is_what_a_training_takes(case: Case, bf16: bool) -> None:
     # Once before, so that indices and masks, which stay for other runs, are not counted.
-    measured(case)
-    memory = memory_of(builder(case), case.layout, case.recompute, bf16=False)
+    measured(case, bf16)
+    memory = memory_of(builder(case), case.layout, case.recompute, bf16)
     model = builder(case)(None, case.recompute)
     assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
-    states, found = memory.parameters * STATES, measured(case)
+    states, found = memory.parameters * STATES, measured(case, bf16)
     assert states + memory.kept(case.batch) == pytest.approx(found, rel=0.05)
     assert memory.kept(case.batch) == pytest.approx(found - states, rel=0.05)
 
@@ -109,7 +113,7 @@ def training_of(args: list[str]) -> TokenizerTraining:
     return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
 
 
-def measured_tokenizer(args: list[str], clip: Clip, batch: int) -> int:
+def measured_tokenizer(args: list[str], clip: Clip, batch: int, bf16: bool) -> int:
     """Bytes held when the forward pass of a second step has ended, with weights, averages and gradients."""
     make = partial(training_of, args)
     make()
@@ -120,25 +124,64 @@ def measured_tokenizer(args: list[str], clip: Clip, batch: int) -> int:
         for parameter in training.networks.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        result, loss = training.forward(video)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            result, loss = training.forward(video)
     assert result.video.shape == video.shape and loss.requires_grad
     return allocated(profiler)
 
 
-@pytest.mark.parametrize("args", [TOKENIZER, CRITICS], ids=["alone", "with critics"])
-def test_memory_of_a_tokenizer_is_what_a_training_takes(args: list[str]) -> None:
-    clip, batch = Clip(5, 32, 32), 3
-    memory = tokenizer_memory_of(partial(training_of, args), clip, bf16=False)
-    assert memory.parameters == training_of(args).trained
-    states, found = memory.parameters * STATES, measured_tokenizer(args, clip, batch)
+def measured_critics(args: list[str], clip: Clip, batch: int, bf16: bool) -> int:
+    """Bytes that the critics' forward pass adds to what the tokenizer's step made."""
+    training, video = training_of(args), torch.zeros(batch, 3, clip.frames, clip.height, clip.width)
+    assert training.adversary is not None
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
+        result, _ = training.forward(video)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, autocast:
+        judged = training.adversary.critic_loss(video, result.video)
+    made = [video, result.video, result.latent, *result.quantized.bits, result.quantized.latent]
+    assert judged["loss"].requires_grad
+    return allocated(profiler) + sum(value.untyped_storage().nbytes() for value in made)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """VGG16 with random weights."""
+    path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
+    torch.save({f"features.{name}": value for name, value in make_vgg16().state_dict().items()}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("kind", ["alone", "with critics", "with perceptual loss"])
+def test_memory_of_a_tokenizer_is_what_a_training_takes(kind: str, bf16: bool, backbone: str) -> None:
+    perceptual = ["--model.perceptual", "PerceptualLoss", "--model.perceptual.backbone", backbone, "--model.loss.perceptual", "1"]
+    args = {"alone": TOKENIZER, "with critics": CRITICS, "with perceptual loss": [*TOKENIZER, *perceptual]}[kind]
+    clip, batch, training = Clip(5, 32, 32), 3, training_of(args)
+    memory = tokenizer_memory_of(partial(training_of, args), clip, bf16)
+    assert memory.parameters == training.trained
+    states, found = memory.parameters * STATES + 4 * training.frozen, measured_tokenizer(args, clip, batch, bf16)
     assert states + memory.kept(batch) == pytest.approx(found, rel=0.05)
     assert memory.kept(batch) == pytest.approx(found - states, rel=0.05)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+def test_memory_of_the_critics_own_step(bf16: bool) -> None:
+    clip, batch = Clip(5, 32, 32), 3
+    of_tokenizer, of_critics = kept_by_tokenizer(partial(training_of, CRITICS), clip, batch, bf16)
+    assert of_critics == pytest.approx(measured_critics(CRITICS, clip, batch, bf16), rel=0.05)
+    assert tokenizer_memory_of(partial(training_of, CRITICS), clip, bf16).kept(batch) == pytest.approx(of_tokenizer, rel=0.01)
+    assert of_critics < 0.1 * of_tokenizer
+    heavy = partial(training_of, [*CRITICS, "--model.adversary.channels", "1024"])
+    of_tokenizer, of_critics = kept_by_tokenizer(heavy, clip, batch, bf16)
+    assert tokenizer_memory_of(heavy, clip, bf16).kept(batch) == pytest.approx(max(of_tokenizer, of_critics), rel=0.01)
 
 
 def test_work_of_a_tokenizer_is_what_a_step_does() -> None:
     clip = Clip(5, 16, 16)
     with torch.device("meta"):
-        work = tokenizer_work_of(training_of(CRITICS), clip)
+        empty = training_of(CRITICS)
+    work = tokenizer_work_of(empty, clip)
     training, video = training_of(CRITICS), torch.rand(1, 3, 5, 16, 16)
     with FlopCounterMode(display=False) as counter:
         result, loss = training.forward(video)

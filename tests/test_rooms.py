@@ -37,7 +37,9 @@ DOORS: dict[str, set[str]] = {
     "modules.lit_videoar": {"modules"},
     "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
     "modules.loading": {"modules"},
-    "modules.sharding": {"modules.transformer"},
+    "modules.shards": {"modules.tensor_file"},
+    "modules.sharding": {"modules.shards", "modules.transformer"},
+    "modules.consolidate": {"modules"},
     "modules.planning": {"modules.planning", "modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.plan": {"modules", "train"},
     "modules.exported": {"modules.tensor_file"},
@@ -53,6 +55,7 @@ DOORS: dict[str, set[str]] = {
         "modules.autoregression.corruption",
         "modules.finite_steps",
         "modules.planning.work",
+        "modules.tensor_file",
     },
     "train": {"callbacks", "datamodules", "modules"},
 }

@@ -57,10 +57,10 @@ class Memory:
 
 
 class Kept:
-    """Counts the storages that a forward pass keeps, parameters apart."""
+    """Counts the storages that a forward pass keeps, parameters and buffers apart."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._parameters = {self._number(parameter) for parameter in model.parameters()}
+        self._own = {self._number(value) for value in (*model.parameters(), *model.buffers())}
         self._storages: dict[int, tuple[int, torch.UntypedStorage]] = {}
 
     @staticmethod
@@ -74,7 +74,7 @@ class Kept:
 
     @property
     def bytes(self) -> int:
-        return sum(size for number, (size, _) in self._storages.items() if number not in self._parameters)
+        return sum(size for number, (size, _) in self._storages.items() if number not in self._own)
 
 
 def memory_of(build: Builder, layout: Layout, recompute: bool, bf16: bool) -> Memory:

@@ -92,7 +92,8 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
         components["gathered blocks"] = FLOAT * (3 * memory.block + 2 * outside)
     clips = batch * accumulate * machine.ranks
     seconds = batch * accumulate * work.done(recompute) / (machine.tflops * 1e12 * machine.utilisation)
-    return Needs(components, seconds, clips, FLOAT * (3 * memory.parameters + sum(frozen.values())))
+    # The network of a perceptual loss is in no checkpoint.
+    return Needs(components, seconds, clips, FLOAT * (3 * memory.parameters + frozen.get("tokenizer", 0)))
 
 
 def days(tokens: float, work: Work, needs: Needs) -> float:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.geometry import Clip
@@ -35,7 +36,8 @@ class TokenizerTraining(NamedTuple):
 
     @property
     def frozen(self) -> int:
-        return sum(parameter.numel() for parameter in self.networks.parameters() if not parameter.requires_grad)
+        """Number of weights of the perceptual loss, which are buffers."""
+        return sum(value.numel() for value in self.perceptual.buffers()) if self.perceptual else 0
 
     def forward(self, video: Tensor) -> tuple[Reconstruction, Tensor]:
         """What the tokenizer's step is made from: its output and its loss."""
@@ -45,7 +47,7 @@ class TokenizerTraining(NamedTuple):
 
 
 def tokenizer_memory_of(build: Callable[[], TokenizerTraining], clip: Clip, bf16: bool) -> Memory:
-    """What it keeps. The critics' own step comes when what the tokenizer kept is gone, and is not counted.
+    """What it keeps: in the tokenizer's step, or in that of the critics, which comes when the other is done, where that is more.
 
     Args:
         build: Makes the networks.
@@ -53,29 +55,38 @@ def tokenizer_memory_of(build: Callable[[], TokenizerTraining], clip: Clip, bf16
         bf16: Whether in mixed precision.
     """
     one, two = (kept(build, clip, batch, bf16) for batch in (1, 2))
+    steps = [(2 * first - second, second - first) for first, second in zip(one, two, strict=True)]
+    fixed, per_clip = max(steps, key=lambda step: step[1])
     with torch.device("meta"):
         training = build()
-    return Memory(training.trained, block=0, layers=0, fixed=2 * one - two, per_clip=two - one, recomputed=0)
+    return Memory(training.trained, block=0, layers=0, fixed=fixed, per_clip=per_clip, recomputed=0)
 
 
-def kept(build: Callable[[], TokenizerTraining], clip: Clip, batch: int, bf16: bool) -> int:
-    """Bytes that a forward pass keeps for the backward pass."""
+def kept(build: Callable[[], TokenizerTraining], clip: Clip, batch: int, bf16: bool) -> list[int]:
+    """Bytes that the tokenizer's forward pass keeps for the backward pass, and those of the critics, if there are any."""
     with torch.device("meta"):
         training = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
         networks = training.networks.to_empty(device="cpu")
         video = torch.empty(batch, 3, clip.frames, clip.height, clip.width)
-        found = Kept(networks)
-        hooks = torch.autograd.graph.saved_tensors_hooks(found.note, lambda tensor: tensor)
-        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            training.forward(video)
-        return found.bytes
+        found, of_critics = Kept(networks), Kept(networks)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autograd.graph.saved_tensors_hooks(found.note, lambda tensor: tensor):
+                result, _ = training.forward(video)
+            if training.adversary is None:
+                return [found.bytes]
+            # What the tokenizer's step made is still there, and nothing else of it.
+            tree_map_only(Tensor, of_critics.note, [video, *vars(result).values(), *vars(result.quantized).values()])
+            with torch.autograd.graph.saved_tensors_hooks(of_critics.note, lambda tensor: tensor):
+                training.adversary.critic_loss(video, result.video)
+        return [found.bytes, of_critics.bytes]
 
 
 def tokenizer_work_of(training: TokenizerTraining, clip: Clip) -> Work:
-    """The arithmetic of both steps, forward and backward, for networks on the meta device; counted, and a third of it called forward."""
-    video = torch.empty(1, 3, clip.frames, clip.height, clip.width, device="meta")
-    with FlopCounterMode(display=False) as counter:
+    """The arithmetic of both steps, forward and backward, counted, and a third of it called forward; takes the networks' content away."""
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+        training.networks.to_empty(device="cpu")  # not on the meta device, which knows no mixed precision to switch off
+        video = torch.empty(1, 3, clip.frames, clip.height, clip.width)
         result, loss = training.forward(video)
         loss.backward()
         if training.adversary is not None:

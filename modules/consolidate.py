@@ -1,0 +1,63 @@
+"""Joins a checkpoint that is a folder of shards into the one file that one device would have written.
+
+``python -m modules.consolidate runs/mine/checkpoints/last.ckpt --out runs/mine/checkpoints/joined.ckpt``. The whole checkpoint must fit
+into memory. No code from the folder is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from modules import shards
+from modules.mistakes import mistake
+from modules.sharding import numbered
+from modules.tensor_file import META
+
+log = logging.getLogger(__name__)
+
+
+def consolidate(folder: Path, out: Path) -> None:
+    """
+    Raises:
+        FileNotFoundError: If there is no such folder of shards.
+        ValueError: If its files do not belong together, or ``out`` exists.
+    """
+    if not (folder / META).is_file():
+        raise FileNotFoundError(f"{folder} is no folder of shards: it has no {META}")
+    if out.exists():
+        raise ValueError(f"{out} exists already")
+    tensors = {name: shards.empty(entry) for name, entry in shards.entries(folder).items()}
+    shards.read_tensors(folder, tensors)
+    checkpoint = shards.unite(tensors, shards.read_rest(folder))
+    if "optimizer_states" in checkpoint:
+        checkpoint["optimizer_states"] = [numbered(state) for state in checkpoint["optimizer_states"]]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.part")
+    torch.save(checkpoint, unfinished)
+    os.replace(unfinished, out)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Joins a checkpoint that is a folder of shards into one file.")
+    parser.add_argument("folder", type=Path, help="the checkpoint, such as runs/mine/checkpoints/last.ckpt")
+    parser.add_argument("--out", type=Path, required=True, help="the file; in the run's folder, it is exported and loaded like any other")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    try:
+        consolidate(given.folder, given.out)
+    except Exception as error:
+        if (text := mistake(error)) is None:
+            raise
+        sys.exit(f"error: {text}")
+    log.info(f"{given.out}: {given.out.stat().st_size / 1e6:.1f} MB, for any number of devices, modules.export and --init_from")
+
+
+if __name__ == "__main__":
+    main()

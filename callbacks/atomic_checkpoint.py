@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from modules.tensor_file import check_joined, sync_folder
+from modules.tensor_file import check_joined, save_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,20 +23,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ValueError: If it cannot be written, as on a full disk; the one before is kept.
         """
-        path = Path(path)
-        unfinished = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-            sync_folder(path.parent)
-        except (OSError, RuntimeError) as error:  # the zip writer turns a full disk into a RuntimeError
-            unfinished.unlink(missing_ok=True)
-            kept = f"; {path} is still the one from before" if path.exists() else ""
-            raise ValueError(f"the checkpoint {path} could not be written: {str(error).splitlines()[0]}{kept}") from error
+        save_whole(checkpoint, Path(path))
 
     def load_checkpoint(self, path: str | Path, *options: Any, **named_options: Any) -> dict[str, Any]:
         """

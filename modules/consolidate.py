@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
-
-import torch
 
 from modules import shards
 from modules.mistakes import mistake
 from modules.sharding import numbered
-from modules.tensor_file import META
+from modules.tensor_file import META, save_whole
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +23,7 @@ def consolidate(folder: Path, out: Path) -> None:
     """
     Raises:
         FileNotFoundError: If there is no such folder of shards.
-        ValueError: If its files do not belong together, or ``out`` exists.
+        ValueError: If its files do not belong together, ``out`` exists, or it cannot be written.
     """
     if not (folder / META).is_file():
         raise FileNotFoundError(f"{folder} is no folder of shards: it has no {META}")
@@ -37,10 +34,7 @@ def consolidate(folder: Path, out: Path) -> None:
     checkpoint = shards.unite(tensors, shards.read_rest(folder))
     if "optimizer_states" in checkpoint:
         checkpoint["optimizer_states"] = [numbered(state) for state in checkpoint["optimizer_states"]]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.part")
-    torch.save(checkpoint, unfinished)
-    os.replace(unfinished, out)
+    save_whole(checkpoint, out)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from modules import shards
+from modules.tensor_file import unwritten
 from modules.transformer import VideoARTransformer
 
 # What is called on a transformer besides itself: the steps of sampling.
@@ -135,11 +136,6 @@ class FullyShardedFolders(FullySharded):
         if problem is not None:
             raise unwritten(path, problem)
         return result
-
-
-def unwritten(path: Path, problem: str) -> ValueError:
-    kept = f"; {path} is still the one from before" if path.exists() else ""
-    return ValueError(f"the checkpoint {path} could not be written: {problem}{kept}")
 
 
 def load_shards(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorS
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from modules.tensor_file import META, open_tensors, sync_folder
+from modules.tensor_file import META, open_tensors, save_flushed, sync_folder
 
 HARMLESS = {
     ("pathlib", "PosixPath"),
@@ -143,10 +143,7 @@ def begin(path: Path, rest: Mapping[str, Any]) -> Path:
     unfinished = unfinished_of(path)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    with (unfinished / META).open("wb") as file:
-        torch.save(dict(rest), file)
-        file.flush()
-        os.fsync(file.fileno())
+    save_flushed(rest, unfinished / META)
     return unfinished
 
 

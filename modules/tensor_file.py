@@ -59,6 +59,36 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
     return checksum
 
 
+def save_whole(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint beside an older one and let it take that one's place, so that a whole one is there at all times.
+
+    Raises:
+        ValueError: If it cannot be written, as on a full disk; the one before is kept.
+    """
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_flushed(checkpoint, unfinished)
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # the zip writer turns a full disk into a RuntimeError
+        unfinished.unlink(missing_ok=True)
+        raise unwritten(path, str(error).splitlines()[0]) from error
+
+
+def save_flushed(content: Mapping[str, Any], path: Path) -> None:
+    """Write what ``torch.load`` reads; it is on the disk when this returns."""
+    with path.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def unwritten(path: Path, problem: str) -> ValueError:
+    kept = f"; {path} is still the one from before" if path.exists() else ""
+    return ValueError(f"the checkpoint {path} could not be written: {problem}{kept}")
+
+
 def check_joined(path: Path) -> None:
     """Raises ``ValueError`` for a checkpoint that is a folder of shards, where a file is needed."""
     if (path / META).is_file():

@@ -38,7 +38,7 @@ DOORS: dict[str, set[str]] = {
     "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
     "modules.loading": {"modules"},
     "modules.shards": {"modules.tensor_file"},
-    "modules.sharding": {"modules.shards", "modules.transformer"},
+    "modules.sharding": {"modules.shards", "modules.tensor_file", "modules.transformer"},
     "modules.consolidate": {"modules"},
     "modules.planning": {"modules.planning", "modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.plan": {"modules", "train"},

@@ -52,6 +52,7 @@ def told_to_end(folder: Path, overlay: str, ranks: tuple[int, ...], launcher: tu
     try:
         for file in files:
             wait_for(file, process)
+        assert launcher or int(files[0].read_text()) == process.pid
         for rank in ranks:
             os.kill(process.pid if rank < 0 else int(files[rank].read_text()), signal.SIGTERM)
         code = process.wait(120)

@@ -30,9 +30,9 @@ def remembered(most_bytes: int) -> Callable[[Function], Function]:
                 if arguments not in kept:
                     made = function(*arguments)
                     kept[arguments] = made, bytes_of(made)
+                    while len(kept) > 1 and sum(size for _, size in kept.values()) > most_bytes:
+                        kept.popitem(last=False)
                 kept.move_to_end(arguments)
-                while len(kept) > 1 and sum(size for _, size in kept.values()) > most_bytes:
-                    kept.popitem(last=False)
                 return kept[arguments][0]
 
         return cast(Function, call)

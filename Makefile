@@ -68,7 +68,7 @@ $(RUNS)/6_samples/done: $(RUNS)/4_long_clips/done $(RUNS)/5_test/done
 	@touch $@
 
 $(RUNS)/7_continued/done: $(RUNS)/4_long_clips/done $(RUNS)/6_samples/done
-	$(BIN)/python -m datamodules.export_digits $(@D)/given --clips 40
+	$(BIN)/python -m scripts.export_digits $(@D)/given --clips 40
 	$(TRAIN) predict -c configs/videoar.yaml -c configs/sample.yaml --data.prompts '["5 up", "5 down", "5 left", "5 right"]' --data.prefix $(@D)/given/0020_5_up.png $(ROOT) $(@D) --ckpt_path $(<D)/$(LAST)
 	@touch $@
 
@@ -77,4 +77,4 @@ JOBS ?= 1
 
 ablation: $(RUNS)/2_video_tokenizer/done ## the paper's Table 4 on moving digits, in some hours (docs/ablation.md)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[plots]"
-	$(BIN)/python -m benchmarks.ablation --tokenizer $(RUNS)/2_video_tokenizer/$(LAST) --out runs/ablation --jobs $(JOBS)
+	$(BIN)/python -m experiments.ablation --tokenizer $(RUNS)/2_video_tokenizer/$(LAST) --out runs/ablation --jobs $(JOBS)

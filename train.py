@@ -23,9 +23,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import callbacks
 import datamodules  # noqa: F401 - imported classes have short names on the command line
 import modules  # noqa: F401
-from modules.mistakes import mistake
-from modules.tokenizer.fitting import TemporalInit
-from modules.weights import load_weights
+from modules.init_from import load_weights
+from modules.tokenizer.inflation import TemporalInit
+from modules.user_errors import mistake
 
 # Lightning's own use of torch, which its users cannot mend.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")

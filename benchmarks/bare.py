@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.transformer.precision import Int8Linear
+from modules.transformer.decoding.precision import Int8Linear
 
-ATTENTION = "modules.transformer.attention.F.scaled_dot_product_attention"
+ATTENTION = "modules.transformer.attention.attention.F.scaled_dot_product_attention"
 
 
 @dataclass

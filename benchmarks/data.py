@@ -40,15 +40,15 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from benchmarks.tokenizer import conditions
 from datamodules import CachedLatents, ClipDataModule, StreamedLatents, VideoFolder
-from datamodules.litdata_streams import litdata
-from datamodules.manifest import Row
-from datamodules.reader import read_clip
-from datamodules.stream_latents import write_stream
+from datamodules.clips.manifest import Row
+from datamodules.decoding.reader import read_clip
+from datamodules.latents.litdata_format import litdata
 from modules import LitVideoAR
 from modules.geometry import Clip
-from modules.latents import CachedClip, CachePlan, LatentCache, clips_of_shard, plan_path, shard_path, write_shard
+from modules.storage.latents import CachedClip, CachePlan, LatentCache, clips_of_shard, plan_path, shard_path, write_shard
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import TextCondition, VideoARTransformer
+from scripts.stream_latents import write_stream
 
 KINDS = {
     "bare": "bare PyAV loop",

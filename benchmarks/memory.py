@@ -24,9 +24,9 @@ import yaml
 
 from modules.autoregression import bit_loss
 from modules.geometry import Layout, Pyramid
-from modules.optim import decay_groups
 from modules.planning import Memory, memory_of
 from modules.planning.memory import STATES
+from modules.training.optim import decay_groups
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
 
 GIB = 2**30

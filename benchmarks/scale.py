@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale --out runs/scale
 
-Model, clips and memory are those of ``modules.plan``; everything else follows from the assumptions below, all of which are ours. The
+Model, clips and memory are those of ``scripts.plan``; everything else follows from the assumptions below, all of which are ours. The
 paper states neither batch sizes, nor budgets, nor hardware. Prints a Markdown table; ``--out`` writes it.
 """
 
@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.plan import Planned, compose, planned
-from modules.planning.needs import days
+from modules.planning.per_device import days
+from scripts.plan import Planned, compose, planned
 
 MODEL = "-c configs/videoar.yaml --model.tokenizer configs/size/tokenizer_base.yaml --model.transformer configs/size/videoar_4b.yaml"
 TRAINER = "-c configs/trainer/bf16.yaml -c configs/trainer/fsdp.yaml --trainer.devices 8"
@@ -48,7 +48,7 @@ class Stage:
 
     @property
     def options(self) -> str:
-        """Those of ``python -m modules.plan``."""
+        """Those of ``python -m scripts.plan``."""
         sizes = " ".join(f"--data.clip.{name} {size}" for name, size in zip(("frames", "height", "width"), self.clip, strict=True))
         return f"{MODEL} {TRAINER} --trainer.num_nodes {self.nodes} {sizes} --data.batch_size {self.batch}"
 

@@ -28,7 +28,7 @@ import yaml
 from torch import Tensor
 
 from modules.tokenizer import VideoTokenizer
-from modules.tokenizer.fast_conv import fast_convolutions
+from modules.tokenizer.winograd.conv import fast_convolutions
 
 DIRECTIONS = ("encode", "decode")
 PLAIN = "float32, contiguous"

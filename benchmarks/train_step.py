@@ -29,7 +29,7 @@ from benchmarks.sampling import seconds
 from benchmarks.tokenizer import conditions
 from modules.autoregression import BitCorruption, bit_loss, teach
 from modules.geometry import Layout, Pyramid
-from modules.optim import decay_groups
+from modules.training.optim import decay_groups
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from modules.geometry import Clip, Layout
-from modules.planning.work import forward_operations
+from modules.planning.flops import forward_operations
 
 GIB = 2**30
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor
 
-from callbacks.media import contact_sheet, write_picture
+from callbacks.writers.media import contact_sheet, write_picture
 from modules.batch import LatentBatch, VideoBatch
 
 Batch = VideoBatch | LatentBatch

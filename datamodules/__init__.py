@@ -1,17 +1,17 @@
 """What is seen: sources of clips."""
 
 from datamodules.base import Beginning, ClipDataModule
-from datamodules.cached_latents import CachedLatents
+from datamodules.clips.cropping import FixedViews, FreshViews
+from datamodules.clips.ucf101 import UCF101
+from datamodules.clips.video_buckets import VideoBuckets
+from datamodules.clips.video_folder import VideoFolder
+from datamodules.digits.moving_digits import MovingDigits
+from datamodules.latents.cached_latents import CachedLatents
+from datamodules.latents.streamed_latents import StreamedLatents
 from datamodules.mixture import Mixture
-from datamodules.moving_digits import MovingDigits
-from datamodules.prompts import Prompts
-from datamodules.streamed_latents import StreamedLatents
-from datamodules.ucf101 import UCF101
-from datamodules.vbench import VBenchImagePrompts, VBenchPrompts
-from datamodules.video_buckets import VideoBuckets
-from datamodules.video_files import VideoFiles
-from datamodules.video_folder import VideoFolder
-from datamodules.views import FixedViews, FreshViews
+from datamodules.predict.prompts import Prompts
+from datamodules.predict.vbench import VBenchImagePrompts, VBenchPrompts
+from datamodules.predict.video_files import VideoFiles
 
 __all__ = [
     "UCF101",

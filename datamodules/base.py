@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from lightning import LightningDataModule
 
-from datamodules.resumable import HeldOutLoader, ResumableLoader
-from datamodules.shards import ShardLoader
-from datamodules.streams import Stream
+from datamodules.loaders.resumable import HeldOutLoader, ResumableLoader
+from datamodules.loaders.shards import ShardLoader
+from datamodules.loaders.sources import Stream
 from modules.batch import LatentBatch, VideoBatch
 from modules.geometry import Clip
 

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import NoReturn
 
 from datamodules.base import ClipDataModule
-from datamodules.latent_source import LatentSource
-from datamodules.streams import Stream
+from datamodules.latents.base import LatentSource
+from datamodules.loaders.sources import Stream
 from modules.geometry import Clip
 
 

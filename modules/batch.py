@@ -4,7 +4,7 @@ from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 
-from modules.latents.plan import Shard
+from modules.storage.latents.header import Shard
 
 
 class VideoBatch(TypedDict):

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from modules.schedules import published
+from modules.scale_schedules import published
 
 PUBLISHED = published()
 

@@ -13,12 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from modules.batch import EncodingBatch, FileChunk, VideoBatch
-from modules.finite_steps import FiniteSteps
 from modules.metrics import ReconstructionScores
-from modules.optim import WarmupCosine
 from modules.pixels import check_unit, to_uint8, to_unit
-from modules.precisions import check_precision
-from modules.step_noise import seed_step
 from modules.tokenizer import (
     Adversary,
     PerceptualLoss,
@@ -29,6 +25,10 @@ from modules.tokenizer import (
     VideoTokenizer,
     fast_convolutions,
 )
+from modules.training.nonfinite_steps import FiniteSteps
+from modules.training.optim import WarmupCosine
+from modules.training.precision import check_precision
+from modules.training.seeding import seed_step
 
 
 class LitTokenizer(LightningModule):

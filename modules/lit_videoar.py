@@ -31,14 +31,14 @@ from modules.autoregression.generation import in_step
 from modules.batch import LatentBatch, Requests, VideoBatch
 from modules.geometry import Clip, Layout
 from modules.metrics import BitScores, FrameQuality
-from modules.optim import WarmupCosine, decay_groups
 from modules.pixels import to_uint8, to_unit
-from modules.precisions import check_precision
-from modules.sharding import shard
-from modules.step_noise import seed_step
 from modules.tokenizer import VideoTokenizer
+from modules.training.fsdp import shard
+from modules.training.optim import WarmupCosine, decay_groups
+from modules.training.precision import check_precision
+from modules.training.seeding import seed_step
 from modules.transformer import RandomFrameMask, VideoARTransformer
-from modules.transformer.precision import Numbers
+from modules.transformer.decoding.precision import Numbers
 
 Batch = VideoBatch | LatentBatch
 

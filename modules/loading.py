@@ -13,16 +13,16 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from modules.exported import read_about
 from modules.geometry import Clip
+from modules.init_from import load_weights
 from modules.lit_tokenizer import LitTokenizer
 from modules.lit_videoar import LitVideoAR
-from modules.mistakes import mistake
-from modules.tensor_file import check_joined
+from modules.storage.exported import read_about
+from modules.storage.tensor_file import check_joined
 from modules.tokenizer import VideoTokenizer
-from modules.transformer.precision import Precision
+from modules.transformer.decoding.precision import Precision
+from modules.user_errors import mistake
 from modules.videoar import VideoAR
-from modules.weights import load_weights
 
 CONFIG = "fit.yaml"
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def load(path: str | Path, device: str = "cpu", precision: Precision = "float32", graphs: bool = False) -> VideoAR:
-    """The autoregressive model of a run of ``train.py fit`` or of ``modules.export``, with its tokenizer, ready to make videos.
+    """The autoregressive model of a run of ``train.py fit`` or of ``scripts.export``, with its tokenizer, ready to make videos.
 
     A run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. An exported JSON cannot
     name any but ours. Weights are read without running any code of theirs.

@@ -43,8 +43,8 @@ class VideoAR:
             condition: A class name or a text, or several.
             frames: Length of the result, ``1 + 4 n``; that of the training clips if not given.
             seed: Video ``n`` gets ``seed + n``, and is the same whatever else is made with it.
-            prefix: ``(3, F, H, W)`` or ``(B, 3, F, H, W)`` uint8, frames to continue; :func:`datamodules.reader.read_clip` reads such, and
-                scales and cuts them to the size that the model was trained on.
+            prefix: ``(3, F, H, W)`` or ``(B, 3, F, H, W)`` uint8, frames to continue. :func:`datamodules.decoding.reader.read_clip`
+                reads such, scales and cuts them to the size that the model was trained on.
             then: Conditions that replace the first ones later on, each with its second.
 
         Returns:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 
-from datamodules import ClipDataModule, resumable, video_buckets
+from datamodules import ClipDataModule
+from datamodules.clips import video_buckets
+from datamodules.loaders import resumable
 from modules.geometry import Clip
 
 

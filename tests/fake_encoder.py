@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from modules.features import EncoderIdentity
+from modules.storage.text_features import EncoderIdentity
 
 
 class FakeEncoder:

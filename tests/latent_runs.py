@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from toy_runs import CONFIGS, run
 
-from modules.latents import plan
+from modules.storage.latents import header
 
 ENCODE = ("-c", CONFIGS / "encode_latents.yaml")
 CACHED = ("-c", CONFIGS / "data/cached.yaml")
@@ -29,7 +29,7 @@ def make(folder: Path) -> Made:
 
 def encode(root: Path, tokenizer: Path, *more: object, shard_clips: int = 6) -> Path:
     """Run the command; returns the cache."""
-    with patch.object(plan, "SHARD_CLIPS", shard_clips):
+    with patch.object(header, "SHARD_CLIPS", shard_clips):
         run("predict", "tokenizer", root, *ENCODE, "--ckpt_path", tokenizer, *more)
     return root / "latents"
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from modules.tokenizer.adversary import Adversary, LeCAM, hinge
-from modules.tokenizer.discriminator import FrameCritic, VideoCritic
+from modules.tokenizer.losses.adversarial import Adversary, LeCAM, hinge
+from modules.tokenizer.losses.discriminator import FrameCritic, VideoCritic
 
 REAL, FAKE = [2.0, -1.0, 0.5], [-3.0, 0.0, 1.5, 1.5]
 

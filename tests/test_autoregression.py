@@ -5,12 +5,12 @@ import torch
 from conftest import make_transformer, shaken
 
 from modules.autoregression import BitCorruption, Generation, Guidance, ReEncoding, Sampler, bit_loss, teach
-from modules.autoregression.teacher import opening_contexts
+from modules.autoregression.teacher_forcing import opening_contexts
 from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
 from modules.tokenizer.pyramid import Resize
 from modules.transformer import VideoARTransformer
-from modules.transformer.decoding import Decoding
+from modules.transformer.decoding.state import Decoding
 
 LAYOUT = Layout(Pyramid.of(4, 4), 3)
 NO_GUIDANCE = Guidance(1.0, 1.0, 1.0, 1.0)

@@ -13,8 +13,8 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from toy_runs import CONFIGS, ROOT, arguments, compose, run
 
-from datamodules.export_digits import export
 from modules.geometry import Clip
+from scripts.export_digits import export
 from train import main, mistake
 
 # All that a run may leave behind that was refused: what it was asked to do, which is written whole.

@@ -14,14 +14,15 @@ import torch
 from counted_clips import Recorder, record
 from hostile_files import BROKEN, CODECS, GOOD, hostile_files, write_video
 
-from datamodules import VideoFolder, folder_clips
-from datamodules.broken import ATTEMPTS, BrokenFiles, Report, Tolerance, read_guarded, stand_ins
-from datamodules.folder_clips import FolderClips
-from datamodules.frames import UnreadableVideo
-from datamodules.guard import within
-from datamodules.manifest import Row
-from datamodules.reader import read_clip
-from datamodules.views import FreshViews
+from datamodules import VideoFolder
+from datamodules.clips import dataset as clip_dataset
+from datamodules.clips.cropping import FreshViews
+from datamodules.clips.dataset import FolderClips
+from datamodules.clips.manifest import Row
+from datamodules.clips.unreadable import ATTEMPTS, BrokenFiles, Report, Tolerance, read_guarded, stand_ins
+from datamodules.decoding.frames import UnreadableVideo
+from datamodules.decoding.reader import read_clip
+from datamodules.decoding.subprocess_guard import within
 from modules.geometry import Clip
 
 CLIP = Clip(1, 16, 16)
@@ -177,7 +178,7 @@ def test_a_decoder_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch, wo
     names = ["0.mp4", "stuck0.mp4", "1.mp4", "stuck1.mp4", "2.mp4", "3.mp4"]
     for name in names:
         write_video(tmp_path / name)
-    monkeypatch.setattr(folder_clips, "read_clip", hang_at_stuck_files)
+    monkeypatch.setattr(clip_dataset, "read_clip", hang_at_stuck_files)
     settings = {"held_out_share": 0, "broken_limit": 0.4, "time_limit": 2.0, "batch_size": 2, "workers": workers}
     watcher = record(VideoFolder(CLIP, manifest=write_manifest(tmp_path, names), **settings), tmp_path / "run", 9)
     assert len(watcher.seen) == 9 and {index for step in watcher.seen for index in step} == {0, 2, 4, 5}

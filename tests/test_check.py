@@ -8,13 +8,14 @@ from counted_clips import record
 from hostile_files import turn_clockwise, write_video
 from PIL import Image
 
-from datamodules import VideoFolder, check
-from datamodules.broken import read_guarded
-from datamodules.check import examine_all, main, text_of
-from datamodules.frames import UnreadableVideo
-from datamodules.ratio_histogram import BAR, MARGIN, count_ratios, ratio_histogram
-from datamodules.survey import Facts, Plan, examine, summary
+from datamodules import VideoFolder
+from datamodules.clips.unreadable import read_guarded
+from datamodules.decoding.frames import UnreadableVideo
 from modules.geometry import Clip
+from scripts import check_data
+from scripts.check_data import examine_all, main, text_of
+from scripts.data_statistics import Facts, Plan, examine, summary
+from scripts.ratio_histogram import BAR, MARGIN, count_ratios, ratio_histogram
 
 PLAN = Plan(Clip(5, 32, 32, 8.0), batch_size=2, bits=8, spatial_factor=8)
 
@@ -119,7 +120,7 @@ def test_ctrl_c_leaves_nothing_and_waits_for_nobody(manifest: Path, tmp_path: Pa
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "in_threads", interrupt)
+    monkeypatch.setattr(check_data, "in_threads", interrupt)
     with pytest.raises(SystemExit, match="interrupted"):
         main([str(manifest), "--out", str(tmp_path / "out"), "--workers", "1"])
     assert not (tmp_path / "out").exists()
@@ -132,7 +133,7 @@ def test_a_file_that_is_several_rows_is_read_once(manifest: Path, tmp_path: Path
         read.append(path)
         return read_guarded(seconds, examine, path, *rest)
 
-    monkeypatch.setattr(check, "read_guarded", counting)
+    monkeypatch.setattr(check_data, "read_guarded", counting)
     main([str(manifest), "--out", str(tmp_path / "out")])
     assert len(read) == len(set(read)) == 13
 

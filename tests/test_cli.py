@@ -16,10 +16,10 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 from toy_runs import CONFIGS, ROOT, arguments, compose, run, weights
 
-from datamodules.export_digits import export
-from datamodules.reader import probe, read_clip
+from datamodules.decoding.reader import probe, read_clip
 from modules import LitVideoAR
 from modules.geometry import Clip
+from scripts.export_digits import export
 from train import main
 
 

@@ -21,8 +21,8 @@ from conftest import count_parameters
 from toy_runs import CONFIGS, ROOT
 
 import modules
-from datamodules.prompt_list import Defaults, make_requests
-from modules.features import EncoderIdentity, FeatureCache, write_cache
+from datamodules.predict.prompt_files import Defaults, make_requests
+from modules.storage.text_features import EncoderIdentity, FeatureCache, write_cache
 from train import VideoARCLI, main
 
 TASKS = {"tokenizer": modules.LitTokenizer, "videoar": modules.LitVideoAR}
@@ -75,7 +75,7 @@ def composed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A function that does all that a command does before its first step, on the meta device and without reading weights."""
     for place in ("train.VideoARCLI._run_subcommand", "train.check_start", "train.load_weights"):
         monkeypatch.setattr(place, lambda *_: None)
-    nothing = "modules.tokenizer.perceptual._read"
+    nothing = "modules.tokenizer.losses.perceptual._read"
     monkeypatch.setattr(nothing, lambda _, shapes: {name: torch.zeros(shape) for name, shape in shapes.items()})
     write_cache(tmp_path / "features.safetensors", EncoderIdentity("none", ""), ["a text"], [torch.zeros(1, 4)])
     features = FeatureCache(tmp_path / "features.safetensors")

@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import avg_pool3d
 
 from datamodules import MovingDigits
-from datamodules.digit_judge import DigitJudge
-from datamodules.export_digits import export
-from datamodules.moving_digits import CLASSES, HUES
+from datamodules.digits.classifier import DigitJudge
+from datamodules.digits.moving_digits import CLASSES, HUES
 from modules.geometry import Clip
+from scripts.export_digits import export
 
 
 def stack(dataset, indices):

@@ -12,11 +12,12 @@ import torch
 from latent_runs import ENCODE, Made, encode, files, make
 from toy_runs import ROOT, arguments, compose, weights
 
-from callbacks import write_latents
-from datamodules import CachedLatents, ClipDataModule, FreshViews, Mixture, MovingDigits, VideoBuckets, VideoFolder, shards
+from callbacks.writers import write_latents
+from datamodules import CachedLatents, ClipDataModule, FreshViews, Mixture, MovingDigits, VideoBuckets, VideoFolder
 from datamodules.base import Beginning
+from datamodules.loaders import shards
 from modules.geometry import Clip
-from modules.latents import LatentCache, plan
+from modules.storage.latents import LatentCache, header
 from modules.tokenizer import VideoTokenizer
 
 
@@ -85,7 +86,7 @@ def test_killed_anywhere_it_goes_on_and_gives_the_same_bytes(made: Made, tmp_pat
 def test_every_process_makes_shards_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     loader = MovingDigits(Clip(1, 8, 8), clips=16, held_out=4, batch_size=4).predict_dataloader()
     names = [
-        plan.Shard(f"{split}/{first}", split, first, 3) for split, count in (("train", 15), ("val", 3)) for first in range(0, count, 3)
+        header.Shard(f"{split}/{first}", split, first, 3) for split, count in (("train", 15), ("val", 3)) for first in range(0, count, 3)
     ]
     seen = []
     for rank in range(4):

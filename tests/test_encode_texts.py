@@ -11,10 +11,10 @@ import torch
 from fake_encoder import FakeEncoder
 from safetensors.torch import load_file, save_file
 
-import datamodules.encode_texts as command
-from datamodules.encode_texts import fill, main, texts_of
-from datamodules.text_encoder import HuggingFaceEncoder
-from modules.features import FeatureCache
+import scripts.encode_texts as command
+from modules.storage.text_features import FeatureCache
+from modules.storage.text_features.encoder import HuggingFaceEncoder
+from scripts.encode_texts import fill, main, texts_of
 
 TEXTS = ["a cat", "a dog runs", "", "two dogs", "a cat", "x"]
 DIFFERENT = {"a cat", "a dog runs", "two dogs", "x"}

@@ -46,7 +46,7 @@ def test_lpips_is_measured_when_its_weights_are_given(tokenizer: Path, tmp_path:
     def read(_: object, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
         return {name: torch.rand(shape) for name, shape in shapes.items()}
 
-    monkeypatch.setattr("modules.tokenizer.perceptual._read", read)
+    monkeypatch.setattr("modules.tokenizer.losses.perceptual._read", read)
     perceptual = ("--model.perceptual", "PerceptualLoss", "--model.perceptual.backbone", "vgg16.pth", "--data.held_out", 4)
     run("test", "tokenizer", tmp_path, *perceptual, "--ckpt_path", tokenizer)
     assert numbers(tmp_path / "results.json")["lpips_vgg "][0] > 0

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks import EvaluateRollouts, EvaluateVideos, evaluate_videos
-from callbacks.video_sets import Walk
+from callbacks import EvaluateRollouts, EvaluateVideos
+from callbacks.evaluation import evaluate_videos
+from callbacks.evaluation.feature_extraction import Walk
 from modules.batch import VideoBatch
 from modules.geometry import Clip
 from modules.metrics import Protocol, RandomFeatures, closest

@@ -15,9 +15,9 @@ from test_weights import Evil
 from toy_runs import CONFIGS, compose, run, weights
 
 from modules import load, load_tokenizer
-from modules.export import export, main
-from modules.exported import about_path
-from modules.tensor_file import open_tensors, save_tensors
+from modules.storage.exported import about_path
+from modules.storage.tensor_file import open_tensors, save_tensors
+from scripts.export import export, main
 from train import main as train
 
 # Larger than the frozen tokenizer, as real transformers are.

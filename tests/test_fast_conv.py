@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.tokenizer.fast_conv import convolve, fast_convolutions, pays, upsample_convolve
+from modules.tokenizer.winograd.conv import convolve, fast_convolutions, pays, upsample_convolve
 
 
 @pytest.fixture(autouse=True)

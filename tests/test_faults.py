@@ -16,10 +16,10 @@ from test_cli import Stop
 from toy_runs import ROOT, arguments, run
 
 from benchmarks.kill import compare, stress
-from callbacks import last_checkpoint
-from callbacks.atomic_checkpoint import AtomicCheckpointIO
-from callbacks.last_checkpoint import check_folder
-from modules.mistakes import mistake
+from callbacks.checkpoint import last_checkpoint
+from callbacks.checkpoint.atomic_checkpoint import AtomicCheckpointIO
+from callbacks.checkpoint.last_checkpoint import check_folder
+from modules.user_errors import mistake
 
 
 def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from fake_encoder import FakeEncoder
 from toy_runs import CONFIGS, run, weights
 
 from datamodules import MovingDigits
-from modules.features import FeatureCache, merge, write_cache
 from modules.geometry import Layout, Pyramid
+from modules.init_from import load_weights
+from modules.storage.text_features import FeatureCache, merge, write_cache
 from modules.transformer import FeatureCondition, VideoARTransformer
-from modules.weights import load_weights
 
 TEXTS = ["a cat", "a dog runs along the beach", "Ein Bär – 熊", "two dogs"]
 LAYOUT = Layout(Pyramid.of(3, 4), 3)

@@ -21,7 +21,7 @@ from modules.metrics import (
     kernel,
     kernel_distance,
 )
-from modules.metrics.mobilenet import MobileNet
+from modules.metrics.features.mobilenet import MobileNet
 
 
 def clips(count: int, frames: int = 5, size: int = 16, shift: int = 0) -> Tensor:

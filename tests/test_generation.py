@@ -7,7 +7,7 @@ import torch
 from conftest import make_transformer, shaken
 
 from modules.autoregression import Generation, Guidance, ReEncoding, Sampler, TokenKeeping
-from modules.autoregression.extension import Extension
+from modules.autoregression.long_video import Extension
 from modules.geometry import Clip
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import VideoARTransformer

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from modules.autoregression import Generation, Guidance, ReEncoding, Sampler, TokenKeeping
-from modules.autoregression.extension import Extension
+from modules.autoregression.long_video import Extension
 from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import Execution, VideoARTransformer

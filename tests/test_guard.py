@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import guard
-from datamodules.guard import Stopped, within
-from datamodules.reader import UnreadableVideo, read_clip
+from datamodules.decoding import subprocess_guard
+from datamodules.decoding.reader import UnreadableVideo, read_clip
+from datamodules.decoding.subprocess_guard import Stopped, within
 from modules.geometry import Clip
 
 
@@ -45,12 +45,12 @@ def test_values_and_tensors_of_any_size_come_back() -> None:
 
 
 def two_tensors(size: int) -> torch.Tensor:
-    first, second = guard.empty(3, size).fill_(1), guard.empty(3, size).fill_(2)
+    first, second = subprocess_guard.empty(3, size).fill_(1), subprocess_guard.empty(3, size).fill_(2)
     return second if size % 2 else first
 
 
 def part_of_a_tensor(size: int) -> torch.Tensor:
-    return guard.empty(size, size).copy_(torch.arange(size)).T
+    return subprocess_guard.empty(size, size).copy_(torch.arange(size)).T
 
 
 def test_tensors_made_in_shared_memory_come_back_and_stay_as_they_are() -> None:
@@ -144,7 +144,7 @@ sys.stdin.read()
 @pytest.mark.parametrize("state", ["idle", "hang"])
 def test_no_helper_outlives_an_owner_that_is_killed(state: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", OWNER, guard.__file__, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OWNER, subprocess_guard.__file__, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
         helper = int(owner.stdout.readline())
         owner.kill()

@@ -8,8 +8,9 @@ import torch
 from conftest import count_parameters
 from torch import Tensor, nn
 
-from modules.metrics import I3D, i3d
-from modules.metrics.i3d_network import I3DNetwork, Unit, pool, same
+from modules.metrics import I3D
+from modules.metrics.features import i3d
+from modules.metrics.features.i3d_network import I3DNetwork, Unit, pool, same
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modules.geometry import Clip
-from modules.latents import CachedClip, CachePlan, LatentCache, open_plan, plan, plan_path, shard_path, write_shard
+from modules.storage.latents import CachedClip, CachePlan, LatentCache, header, open_plan, plan_path, shard_path, write_shard
 
 SETTLED = CachePlan(
     tokenizer={"encoder": "a" * 64, "decoder": "b" * 64},
@@ -48,7 +48,7 @@ def write(folder: Path, settled: CachePlan = SETTLED) -> dict[str, list[CachedCl
 
 
 @pytest.mark.parametrize("numbers", ["float32", "float16"])
-def test_clips_come_back_bit_for_bit_in_any_order(tmp_path: Path, numbers: plan.Numbers) -> None:
+def test_clips_come_back_bit_for_bit_in_any_order(tmp_path: Path, numbers: header.Numbers) -> None:
     settled = replace(SETTLED, numbers=numbers)
     written = write(tmp_path, settled)
     written["test"] = written["val"]
@@ -169,9 +169,9 @@ def test_the_size_is_known_beforehand(tmp_path: Path, latent: tuple[int, int, in
 
 
 def test_shards_are_as_large_as_said() -> None:
-    assert plan.clips_of_shard((8, 2, 4, 4), "float32") == 1024
+    assert header.clips_of_shard((8, 2, 4, 4), "float32") == 1024
     long = (48, 17, 24, 42)
-    assert plan.clips_of_shard(long, "float32") == plan.SHARD_BYTES // (48 * 17 * 24 * 42 * 4) == 20
-    assert plan.clips_of_shard(long, "float16") == 40 and plan.clips_of_shard((48, 17, 2400, 4200), "float32") == 1
+    assert header.clips_of_shard(long, "float32") == header.SHARD_BYTES // (48 * 17 * 24 * 42 * 4) == 20
+    assert header.clips_of_shard(long, "float16") == 40 and header.clips_of_shard((48, 17, 2400, 4200), "float32") == 1
     shards = replace(SETTLED, splits={"train": 70}, clips_per_shard=20).shards()
     assert [(shard.first, shard.count) for shard in shards] == [(0, 20), (20, 20), (40, 20), (60, 10)]

@@ -7,7 +7,7 @@ from conftest import make_transformer
 from modules.autoregression import LatentMemory
 from modules.geometry import Layout, Pyramid
 from modules.metrics import BitScores
-from modules.optim import WarmupCosine, decay_groups
+from modules.training.optim import WarmupCosine, decay_groups
 
 
 def rates(steps: int, warmup: int, total: int) -> list[float]:

@@ -14,14 +14,16 @@ from latent_runs import encode, losses
 from test_latent_cache import SETTLED, write
 from toy_runs import CONFIGS, ROOT, arguments, run, weights
 
-from datamodules import CachedLatents, StreamedLatents, litdata_streams, stream_latents
-from datamodules.stream_latents import main, write_stream
-from modules.checksums import raw
+from datamodules import CachedLatents, StreamedLatents
+from datamodules.latents import litdata_format
 from modules.geometry import Clip
-from modules.latents import CachePlan, LatentCache
+from modules.storage.checksums import raw
+from modules.storage.latents import CachePlan, LatentCache
+from scripts import stream_latents
+from scripts.stream_latents import main, write_stream
 
 try:
-    litdata_streams.litdata()
+    litdata_format.litdata()
     INSTALLED = True
 except ValueError:
     INSTALLED = False
@@ -203,7 +205,7 @@ def test_errors_of_an_object_storage_end_in_one_line(tmp_path: Path, monkeypatch
     def refuse(*_: Any, **settings: Any) -> None:
         raise NoClient("no credentials\nand much more")
 
-    monkeypatch.setattr(litdata_streams, "litdata", lambda: SimpleNamespace(StreamingDataset=refuse))
+    monkeypatch.setattr(litdata_format, "litdata", lambda: SimpleNamespace(StreamingDataset=refuse))
     monkeypatch.setattr(stream_latents, "litdata", lambda: SimpleNamespace(optimize=refuse))
     with pytest.raises(ValueError, match=r"no stream of latents in s3://bucket, or it is not whole \(no credentials\)"):
         source("s3://bucket")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datamodules.make_manifest import main
-from datamodules.manifest import read_manifest
-from datamodules.reader import probe, read_clip
+from datamodules.clips.manifest import read_manifest
+from datamodules.decoding.reader import probe, read_clip
 from modules.geometry import Clip
+from scripts.make_manifest import main
 
 
 def animation(path: Path, colours: list[tuple[int, int, int, int]], milliseconds: int = 125) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks import Mp4Writer, contact_sheet, write_mp4, write_preview
-from callbacks.files import replacing
+from modules.storage.atomic_files import replacing
 
 
 def moving_square(frames: int = 9, height: int = 32, width: int = 48) -> Tensor:

@@ -8,9 +8,9 @@ from counted_clips import NumberClips, Numbers, Visits, as_process, record
 
 from datamodules import Mixture, MovingDigits
 from datamodules.base import Beginning
-from datamodules.order import turn
-from datamodules.resumable import ResumableLoader
-from datamodules.streams import Stream
+from datamodules.loaders.order import turn
+from datamodules.loaders.resumable import ResumableLoader
+from datamodules.loaders.sources import Stream
 from modules.geometry import Clip
 
 

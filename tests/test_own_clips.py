@@ -5,8 +5,8 @@ from pathlib import Path
 
 from toy_runs import CONFIGS, run, weights
 
-from datamodules.export_digits import export
 from modules.geometry import Clip
+from scripts.export_digits import export
 
 SMALL = ("--data.clip.height", 16, "--data.clip.width", 16, "--data.batch_size", 2)
 

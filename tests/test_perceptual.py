@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics.functional.image import lpips
 
-from modules.tokenizer import perceptual
-from modules.tokenizer.perceptual import PerceptualLoss
+from modules.tokenizer.losses import perceptual
+from modules.tokenizer.losses.perceptual import PerceptualLoss
 
 # Convolutions' widths and poolings of VGG16 in order; a rectifier follows every convolution.
 VGG16 = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from av import VideoFrame
 
-from datamodules.pixels import pixels_of, put_planes
+from datamodules.decoding.pixels import pixels_of, put_planes
 
 
 def planes_of(frame: VideoFrame) -> np.ndarray | None:

@@ -16,8 +16,6 @@ from toy_runs import CONFIGS, ROOT, TESTS
 from modules.autoregression import bit_loss
 from modules.geometry import Clip, Layout, Pyramid
 from modules.loading import build
-from modules.optim import decay_groups
-from modules.plan import compose, main, plan
 from modules.planning import (
     Machine,
     Memory,
@@ -28,13 +26,15 @@ from modules.planning import (
     tokenizer_work_of,
     work_of,
 )
+from modules.planning.flops import encoding_operations, pairs
 from modules.planning.memory import STATES
 from modules.planning.tokenizer import kept as kept_by_tokenizer
-from modules.planning.work import encoding_operations, pairs
 from modules.tokenizer import VideoTokenizer
+from modules.training.optim import decay_groups
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
-from modules.transformer.masks import block_of_tokens, dense, visible_blocks
+from modules.transformer.attention.masks import block_of_tokens, dense, visible_blocks
 from modules.transformer.sequence import TokenSequence
+from scripts.plan import compose, main, plan
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def test_the_command_plans_tokenizers_too(capsys: pytest.CaptureFixture[str]) ->
     text = capsys.readouterr().out
     assert "its critics" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
     config = compose(TOKENIZER)
-    config["trainer"] |= {"strategy": {"class_path": "modules.sharding.FullySharded"}, "devices": 2}
+    config["trainer"] |= {"strategy": {"class_path": "modules.training.fsdp.FullySharded"}, "devices": 2}
     with pytest.raises(ValueError, match="a tokenizer is not shared out among devices"):
         plan(config, 1.0, 0.5)
 

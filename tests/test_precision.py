@@ -13,8 +13,9 @@ from torch import nn
 from toy_runs import CONFIGS, run
 
 from modules import load
-from modules.transformer import FeatureCondition, TextCondition, VideoARTransformer, precision
-from modules.transformer.precision import Int8Linear, Numbers, Precision, bfloat16_pays, choose
+from modules.transformer import FeatureCondition, TextCondition, VideoARTransformer
+from modules.transformer.decoding import precision
+from modules.transformer.decoding.precision import Int8Linear, Numbers, Precision, bfloat16_pays, choose
 from modules.videoar import VideoAR
 
 INT8, BFLOAT16 = Numbers(torch.float32, int8=True), Numbers(torch.bfloat16, int8=False)
@@ -65,7 +66,7 @@ def test_logits_stay_close(numbers: Numbers, most: float, settings: dict) -> Non
 def test_texts_too(tmp_path: Path) -> None:
     from fake_encoder import FakeEncoder
 
-    from modules.features import write_cache
+    from modules.storage.text_features import write_cache
 
     path = tmp_path / "features.safetensors"
     write_cache(path, FakeEncoder().identity, ["a cat"], FakeEncoder().encode(["a cat"]))
@@ -123,7 +124,7 @@ def test_one_option_of_predict_and_of_load(folder: Path, tmp_path: Path, monkeyp
     size = ("--data.clip.height", 16, "--data.clip.width", 16, "--data.clip.frames", 9, "--data.prompts", '["3 left"]')
     option = ("--model.transformer.execution.precision", wish, "--ckpt_path", folder / "checkpoints/last.ckpt")
     shown: list[torch.Tensor] = []
-    monkeypatch.setattr("callbacks.write_videos.write_mp4", lambda path, video, fps: shown.append(video))
+    monkeypatch.setattr("callbacks.writers.write_videos.write_mp4", lambda path, video, fps: shown.append(video))
     run("predict", "videoar", tmp_path, "-c", CONFIGS / "sample.yaml", *size, *option)
     (row,) = (json.loads(line) for line in (tmp_path / "samples/manifest.jsonl").read_text().splitlines())
     assert row["settings"]["precision"] == {"int8": "32-true, float32, weights int8", "bfloat16": "32-true, bfloat16"}[wish]

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from toy_runs import CONFIGS, ROOT, arguments, run
 
-import callbacks.write_videos
+import callbacks.writers.write_videos
 from callbacks import WriteVideos
-from datamodules.reader import probe, read_clip
+from datamodules.decoding.reader import probe, read_clip
 from modules import load
 from modules.geometry import Clip
 
@@ -41,13 +41,13 @@ class Predictions:
     def __init__(self, folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.checkpoint, self.made = folder, folder / "mine.ckpt", {}
         shutil.copy(checkpoint, self.checkpoint)
-        write = callbacks.write_videos.write_mp4
+        write = callbacks.writers.write_videos.write_mp4
 
         def note(path: Path, video: torch.Tensor, fps: float) -> None:
             self.made[path.relative_to(folder / "samples").with_suffix("").as_posix()] = video
             write(path, video, fps)
 
-        monkeypatch.setattr(callbacks.write_videos, "write_mp4", note)
+        monkeypatch.setattr(callbacks.writers.write_videos, "write_mp4", note)
 
     def prompts(self, *rows: dict) -> Path:
         path = self.folder / "prompts.jsonl"
@@ -97,14 +97,14 @@ def test_only_what_is_missing_or_would_become_another_clip_is_made(predict: Pred
 def test_an_interrupted_run_goes_on(predict: Predictions, monkeypatch: pytest.MonkeyPatch) -> None:
     conditions = '["0 up", "1 up", "2 up", "3 up"]'
     with monkeypatch.context() as stopping:
-        write = callbacks.write_videos.write_mp4
+        write = callbacks.writers.write_videos.write_mp4
 
         def stop(path: Path, video: torch.Tensor, fps: float) -> None:
             if "0002" in path.name:
                 raise OSError("the disc is full")
             write(path, video, fps)
 
-        stopping.setattr(callbacks.write_videos, "write_mp4", stop)
+        stopping.setattr(callbacks.writers.write_videos, "write_mp4", stop)
         with pytest.raises(OSError, match="the disc is full"):
             predict(conditions, "--data.batch_size", 1)
     assert list(predict.rows()) == ["0000_0-up_seed0.mp4", "0001_1-up_seed1.mp4"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-import datamodules.frames
-from datamodules.reader import Probe, UnreadableVideo, probe, read_clip
-from datamodules.transforms import Framing
+import datamodules.decoding.frames
+from datamodules.decoding.reader import Probe, UnreadableVideo, probe, read_clip
+from datamodules.decoding.transforms import Framing
 from modules.geometry import Clip
 
 H264 = "libx264" if "libx264" in av.codecs_available else "mpeg4"
@@ -240,14 +240,14 @@ def test_an_interlaced_frame_shows_one_time_only(tmp_path, codec):
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
 def test_only_the_frames_around_a_clip_are_decoded(tmp_path, monkeypatch, suffix):
     path = write_video(tmp_path / f"long.{suffix}", [100] * 1500, codec="mpeg4", size=(16, 16))
-    decoded, decode = [], datamodules.frames._decode
+    decoded, decode = [], datamodules.decoding.frames._decode
 
     def counted(*arguments):
         for shown in decode(*arguments):
             decoded.append(shown.time)
             yield shown
 
-    monkeypatch.setattr(datamodules.frames, "_decode", counted)
+    monkeypatch.setattr(datamodules.decoding.frames, "_decode", counted)
     for start in (0.0, 29.3, 58.0):
         decoded.clear()
         read_clip(path, Clip(9, 16, 16, 8.0), start)

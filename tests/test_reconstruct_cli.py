@@ -10,7 +10,7 @@ from test_media import read_mp4
 from test_reader import write_video
 from toy_runs import CONFIGS, run
 
-from datamodules.video_files import VideoFiles
+from datamodules.predict.video_files import VideoFiles
 
 
 def test_a_file_of_any_length_and_size_is_reconstructed(tmp_path: Path) -> None:

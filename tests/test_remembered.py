@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.transformer.remembered import bytes_of, remembered
+from modules.transformer.attention.caching import bytes_of, remembered
 
 
 class Pair(NamedTuple):

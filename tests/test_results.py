@@ -12,11 +12,11 @@ import torch
 import yaml
 from toy_runs import CONFIGS
 
-from benchmarks import compare_folders
-from datamodules.export_digits import export
 from modules.geometry import Clip
-from modules.metrics import Protocol, Results, Row, origin, report, table, vbench
-from modules.metrics.drift import MEASURES, drift_curves, drift_rows
+from modules.metrics import Protocol, Results, Row, origin, table
+from modules.metrics.evaluation.drift import MEASURES, drift_curves, drift_rows
+from scripts import collect_results, compare_folders, vbench_score
+from scripts.export_digits import export
 
 PROTOCOLS = sorted((CONFIGS / "protocol").glob("*.yaml"))
 
@@ -59,25 +59,28 @@ def test_protocols_stand_in_different_tables(tmp_path: Path, monkeypatch: pytest
     written(tmp_path / "deep" / "b", "larp", 50.0)
     written(tmp_path / "c", "tats", 80.0)
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
-    report.main()
+    collect_results.main()
     text = (tmp_path / "results.md").read_text()
     assert text == capsys.readouterr().out
     first, second = text.split("## Protocol ")[1:]
     assert first.startswith("tats") and "| a | FVD | generated | 91 ± 1.414 (2 seeds) | 12.5 | 64 |" in first and "| c |" in first
     assert second.startswith("larp") and "deep/b" in second and "scale1" not in text
-    assert "scale1" in report.markdown(report.collect(tmp_path), everything=True)
+    assert "scale1" in collect_results.markdown(collect_results.collect(tmp_path), everything=True)
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no results.json"):
-        report.collect(tmp_path)
+        collect_results.collect(tmp_path)
 
 
 def test_a_picture_shows_what_has_a_floor(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     written(tmp_path / "a", "tats", 90.0)
-    assert report.plot(tmp_path / "results.png", report.collect(tmp_path)) and (tmp_path / "results.png").stat().st_size > 1000
-    assert not report.plot(tmp_path / "none.png", [("bare", Results([Row("psnr", "", (20.0,))]))])
+    assert (
+        collect_results.plot(tmp_path / "results.png", collect_results.collect(tmp_path))
+        and (tmp_path / "results.png").stat().st_size > 1000
+    )
+    assert not collect_results.plot(tmp_path / "none.png", [("bare", Results([Row("psnr", "", (20.0,))]))])
 
 
 def test_text_tables_line_up() -> None:
@@ -122,7 +125,7 @@ PAPER = {
 
 def test_the_papers_row_adds_up_to_its_totals() -> None:
     """The quality score comes out as 82.89, where the paper, from unrounded scores, has 82.88."""
-    found = vbench.totals({name: value / 100 for name, value in PAPER.items()})
+    found = vbench_score.totals({name: value / 100 for name, value in PAPER.items()})
     assert 100 * found["total"] == pytest.approx(81.74, abs=0.005) and 100 * found["semantic"] == pytest.approx(77.15, abs=0.005)
     assert 100 * found["quality"] == pytest.approx(82.88, abs=0.01)
 
@@ -134,22 +137,22 @@ def test_scores_of_several_files_become_one_table(tmp_path: Path, monkeypatch: p
         (tmp_path / f"{number}.json").write_text(json.dumps(content))
     files = [str(tmp_path / f"{number}.json") for number in range(2)]
     monkeypatch.setattr(sys, "argv", ["vbench", *files, "--out", str(tmp_path / "out")])
-    vbench.main()
+    vbench_score.main()
     rows = {row.metric: row.value for row in Results.read(tmp_path / "out" / "results.json").rows}
     assert rows["VBench total score (%)"] == pytest.approx(81.74, abs=0.005) and rows["VBench human action (%)"] == pytest.approx(94.4)
     with pytest.raises(ValueError, match="which another file does too"):
-        vbench.read_scores([files[0], files[0]])
+        vbench_score.read_scores([files[0], files[0]])
 
 
 def test_vbench_scores_that_are_missing_or_wrong_are_refused(tmp_path: Path) -> None:
     scores = {name: value / 100 for name, value in PAPER.items()}
     with pytest.raises(ValueError, match="lack color, scene"):
-        vbench.totals({name: value for name, value in scores.items() if name not in ("color", "scene")})
+        vbench_score.totals({name: value for name, value in scores.items() if name not in ("color", "scene")})
     with pytest.raises(ValueError, match="no dimension beauty"):
-        vbench.totals(scores | {"beauty": 0.5})
+        vbench_score.totals(scores | {"beauty": 0.5})
     (tmp_path / "eval.json").write_text(json.dumps({"color": [90.0]}))
     with pytest.raises(ValueError, match="within 0..1; color is 90"):
-        vbench.read_scores([tmp_path / "eval.json"])
+        vbench_score.read_scores([tmp_path / "eval.json"])
     for text, message in (
         ("{}}", "eval.json is no JSON"),
         ("[1]", "eval.json holds no scores of VBench"),
@@ -158,16 +161,16 @@ def test_vbench_scores_that_are_missing_or_wrong_are_refused(tmp_path: Path) -> 
     ):
         (tmp_path / "eval.json").write_text(text)
         with pytest.raises(ValueError, match=message):
-            vbench.read_scores([tmp_path / "eval.json"])
+            vbench_score.read_scores([tmp_path / "eval.json"])
     with pytest.raises(FileNotFoundError, match="there is no file .*nothing.json"):
-        vbench.read_scores([tmp_path / "nothing.json"])
+        vbench_score.read_scores([tmp_path / "nothing.json"])
 
 
 def test_vbench_from_pictures_weighs_as_published() -> None:
-    names = {*vbench.FROM_PICTURE, *vbench.QUALITY_FROM_PICTURE}
-    ones = {name: (vbench.FROM_PICTURE | vbench.QUALITY)[name][1] for name in names}
-    assert vbench.totals(ones)["total"] == pytest.approx(1.0)
-    still = vbench.totals(ones | {"camera_motion": 0.0, "dynamic_degree": 0.0})
+    names = {*vbench_score.FROM_PICTURE, *vbench_score.QUALITY_FROM_PICTURE}
+    ones = {name: (vbench_score.FROM_PICTURE | vbench_score.QUALITY)[name][1] for name in names}
+    assert vbench_score.totals(ones)["total"] == pytest.approx(1.0)
+    still = vbench_score.totals(ones | {"camera_motion": 0.0, "dynamic_degree": 0.0})
     assert still["picture"] == pytest.approx(2 / 2.1) and still["quality"] == pytest.approx(5 / 5.5)
     assert still["total"] == pytest.approx((still["picture"] + still["quality"]) / 2)
 

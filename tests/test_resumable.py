@@ -5,8 +5,8 @@ import torch
 from counted_clips import NumberClips, Numbers, Recorder, as_process, record
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.resumable import HeldOutLoader, ResumableLoader
-from datamodules.streams import Stream
+from datamodules.loaders.resumable import HeldOutLoader, ResumableLoader
+from datamodules.loaders.sources import Stream
 
 
 def clips(loader):

@@ -11,8 +11,8 @@ from test_cli import checkpoint
 from toy_runs import ROOT, compose, run
 
 from callbacks import LogSpeed
-from callbacks.announce import lines
 from callbacks.log_speed import counts
+from callbacks.records.run_summary import lines
 from modules.geometry import Clip
 from modules.planning import work_of
 

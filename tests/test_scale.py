@@ -16,7 +16,7 @@ from toy_runs import CONFIGS, ROOT, TESTS, arguments, compose, run, weights
 
 from callbacks import CompileBlocks
 from modules import load
-from modules.export import export
+from scripts.export import export
 
 # Nothing that draws other numbers in other processes.
 STILL = ("--model.condition_dropout", 0, "--trainer.callbacks", "null", "--trainer.max_steps", 4, "--ckpt_path", "last")
@@ -157,7 +157,7 @@ def test_models_without_blocks_are_not_compiled() -> None:
 def test_the_sharded_configuration_checkpoints_activations(tmp_path: Path) -> None:
     """In mixed precision, blocks that are not computed again would keep copies of all weights on every device."""
     settings: Any = yaml.safe_load((CONFIGS / "trainer/fsdp.yaml").read_text())
-    assert settings["trainer"]["strategy"]["class_path"] == "modules.sharding.FullySharded"
+    assert settings["trainer"]["strategy"]["class_path"] == "modules.training.fsdp.FullySharded"
     model = compose("videoar", tmp_path, "-c", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", 2).model
     assert model.transformer.execution.recompute
 

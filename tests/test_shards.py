@@ -18,12 +18,13 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from toy_runs import CONFIGS, ROOT, TESTS, arguments, run
 
 from benchmarks.kill import compare
-from callbacks.last_checkpoint import check_folder
-from modules import load, shards
-from modules.consolidate import consolidate, main
-from modules.export import export
-from modules.sharding import FullySharded, FullyShardedFolders, load_shards
-from modules.weights import load_weights
+from callbacks.checkpoint.last_checkpoint import check_folder
+from modules import load
+from modules.init_from import load_weights
+from modules.storage import sharded_checkpoint
+from modules.training.fsdp import FullySharded, FullyShardedFolders, load_shards
+from scripts.consolidate import consolidate, main
+from scripts.export import export
 
 
 class KilledWhileWriting(Callback):
@@ -31,7 +32,7 @@ class KilledWhileWriting(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 3:
-            shards.FileSystemWriter.finish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+            sharded_checkpoint.FileSystemWriter.finish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +148,14 @@ def test_a_folder_that_cannot_be_finished_leaves_the_one_before(tmp_path: Path) 
 
 def test_what_was_split_is_united() -> None:
     whole = content(2)
-    united = shards.unite(*shards.split(whole))
+    united = sharded_checkpoint.unite(*sharded_checkpoint.split(whole))
     assert united.keys() == whole.keys() and all(
         torch.equal(value, whole["state_dict"][name]) for name, value in united["state_dict"].items()
     )
     assert united["optimizer_states"][0]["param_groups"] == whole["optimizer_states"][0]["param_groups"]
     whole["optimizer_states"][0]["state"]["weight"]["order"] = 2
     with pytest.raises(ValueError, match="holds tensors only, and 0/weight/order is none"):
-        shards.split(whole)
+        sharded_checkpoint.split(whole)
 
 
 class Evil:
@@ -182,7 +183,7 @@ def test_shards_run_no_code(tmp_path: Path) -> None:
     # Torch reads what is no tensor with a pickle of its own.
     (path / ".metadata").write_bytes(pickle.dumps(Metadata({"model/weight": BytesStorageMetadata()})))
     with pytest.raises(ValueError, match="BytesStorageMetadata"):
-        shards.entries(path)
+        sharded_checkpoint.entries(path)
 
 
 def test_shards_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from conftest import count_parameters, make_transformer, shaken
 
 from modules.geometry import Layout, Pyramid
 from modules.transformer import ClassCondition, PlainRope, RandomFrameMask, TextCondition, VideoARTransformer
-from modules.transformer.masks import block_of_tokens, dense, frame_of_blocks, hide_frames, visible_blocks
+from modules.transformer.attention.masks import block_of_tokens, dense, frame_of_blocks, hide_frames, visible_blocks
 from modules.transformer.rope import MultiScaleTemporalRope, prompt_positions, rotate, token_positions
 from modules.transformer.sequence import History, TokenSequence
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.transforms import Framing
+from datamodules.decoding.transforms import Framing
 
 
 def test_framing_cuts_the_longer_side():

@@ -12,8 +12,8 @@ from PIL import Image
 
 from callbacks import WriteVideos
 from datamodules import VBenchImagePrompts, VBenchPrompts
-from datamodules.reader import probe
-from datamodules.requests import RequestedClips
+from datamodules.decoding.reader import probe
+from datamodules.predict.base import RequestedClips
 from modules.batch import Requests
 from modules.geometry import Clip
 

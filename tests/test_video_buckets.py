@@ -13,8 +13,8 @@ from test_reader import turn_clockwise, write_video
 
 from datamodules import FreshViews, VideoBuckets
 from datamodules.base import Beginning
-from datamodules.reader import shown_size
-from datamodules.sizes import lost, nearest_size, published_sizes
+from datamodules.clips.aspect_ratios import lost, nearest_size, published_sizes
+from datamodules.decoding.reader import shown_size
 from modules.geometry import Clip, Pyramid
 
 SIZES = [(16, 16), (12, 20), (20, 12)]

@@ -14,11 +14,11 @@ from PIL import Image
 from test_reader import LEVELS, assert_levels, turn_clockwise, write_video
 from torch import Tensor
 
-import datamodules.video_files
+import datamodules.predict.video_files
 from datamodules import VideoFiles
-from datamodules.frames import UnreadableVideo
-from datamodules.pixels import pixels_of
-from datamodules.video_files import unique_names
+from datamodules.decoding.frames import UnreadableVideo
+from datamodules.decoding.pixels import pixels_of
+from datamodules.predict.video_files import unique_names
 from modules.batch import FileChunk
 
 
@@ -59,7 +59,7 @@ def test_chunks_are_the_file_without_gap_or_overlap(video: Path, chunk_frames: i
 @pytest.mark.parametrize("chunk_frames", [1, 7])
 def test_one_frame_is_read_ahead_and_no_chunk_is_kept(video: Path, monkeypatch: pytest.MonkeyPatch, chunk_frames: int) -> None:
     read: list[int] = []
-    monkeypatch.setattr(datamodules.video_files, "pixels_of", lambda frame: [pixels_of(frame), read.append(1)][0])
+    monkeypatch.setattr(datamodules.predict.video_files, "pixels_of", lambda frame: [pixels_of(frame), read.append(1)][0])
     chunks, shown, held = chunks_of(video, chunk_frames=chunk_frames), 0, []
     read.clear()  # the look at the beginning
     for chunk in chunks:
@@ -178,7 +178,7 @@ def test_processes_share_whole_files(tmp_path: Path, video: Path, monkeypatch: p
         (tmp_path / f"{number}.mp4").write_bytes(video.read_bytes())
     read: list[str] = []
     for rank in range(world):
-        monkeypatch.setattr(datamodules.video_files, "place", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(datamodules.predict.video_files, "place", lambda rank=rank: (rank, world))
         chunks = list(chunks_of(tmp_path))
         own = list(dict.fromkeys(chunk["name"] for chunk in chunks))
         for name in own:

@@ -12,11 +12,11 @@ from PIL import Image
 
 from datamodules import VideoFolder
 from datamodules.base import collate
-from datamodules.broken import Tolerance, stand_ins
-from datamodules.folder_clips import FolderClips
-from datamodules.manifest import Row, read_manifest
-from datamodules.video_folder import hold_out
-from datamodules.views import FixedViews, FreshViews
+from datamodules.clips.cropping import FixedViews, FreshViews
+from datamodules.clips.dataset import FolderClips
+from datamodules.clips.manifest import Row, read_manifest
+from datamodules.clips.unreadable import Tolerance, stand_ins
+from datamodules.clips.video_folder import hold_out
 from modules.geometry import Clip
 
 CODEC = "libx264" if "libx264" in av.codecs_available else "mpeg4"

@@ -8,8 +8,8 @@ import torch
 from conftest import make_transformer
 from torch import nn
 
+from modules.init_from import load_weights, read_weights
 from modules.tokenizer import VideoTokenizer
-from modules.weights import load_weights, read_weights
 
 
 class Parts(nn.Module):

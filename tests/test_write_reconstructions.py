@@ -19,7 +19,7 @@ from test_reader import LEVELS, write_video
 from torch import Tensor
 
 from callbacks import WriteReconstructions
-from callbacks.write_reconstructions import COLUMNS, _Glimpses, psnr
+from callbacks.writers.write_reconstructions import COLUMNS, _Glimpses, psnr
 from datamodules import VideoFiles
 from modules.batch import FileChunk
 

@@ -9,7 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from modules.autoregression.extension import Extension
+from modules.autoregression.long_video import Extension
 from modules.autoregression.sampler import Sampler, SamplingRun
 from modules.geometry import Clip
 from modules.tokenizer import VideoTokenizer, fast_convolutions
@@ -136,7 +136,7 @@ class _Roll:
     upcoming: int
 
     def __call__(self, given: Tensor | None, most: int | None) -> Iterator[Tensor]:
-        """See :data:`modules.autoregression.extension.Roll`."""
+        """See :data:`modules.autoregression.long_video.Roll`."""
         tokenizer, told = self.make.tokenizer, self._ids()
         before = 0 if given is None else given.shape[2]
         end = None if most is None else before + most

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from modules.metrics.video_features import VideoFeatures
+from modules.metrics.features.video_features import VideoFeatures
 
 
 class FrechetVideoDistance(FrechetInceptionDistance):

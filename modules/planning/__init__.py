@@ -1,9 +1,9 @@
 """What a training needs, computed before it runs."""
 
+from modules.planning.flops import Work, work_of
 from modules.planning.memory import Builder, Memory, memory_of
-from modules.planning.needs import Machine, Needs, needs_of
+from modules.planning.per_device import Machine, Needs, needs_of
 from modules.planning.tokenizer import TokenizerTraining, tokenizer_memory_of, tokenizer_work_of
-from modules.planning.work import Work, work_of
 
 __all__ = [
     "Builder",

@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from modules.autoregression import bit_loss
 from modules.geometry import Layout
 from modules.transformer import VideoARTransformer
-from modules.transformer.attention import Dense
-from modules.transformer.plan import make_plan
+from modules.transformer.attention.attention import Dense
+from modules.transformer.attention.precomputed import make_plan
 from modules.transformer.sequence import TokenSequence
 
 # A transformer of that many blocks (None: as many as it has), with activation checkpointing or without.

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.geometry import Clip
+from modules.planning.flops import Work
 from modules.planning.memory import Kept, Memory
-from modules.planning.work import Work
 from modules.tokenizer import Adversary, PerceptualLoss, Reconstruction, TokenizerLoss, VideoTokenizer
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from modules.tokenizer.fast_conv import convolve, pays
+from modules.tokenizer.winograd.conv import convolve, pays
 
 # What every convolution still needs of the chunks before: its last input frames. One for each stream of chunks, passed along and never
 # kept in a module, so that several videos may be streamed side by side.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modules.tensor_file import open_tensors
+from modules.storage.tensor_file import open_tensors
 
 # What a file may hold beside the network: the quantiser's constants, an alias of them, and the perceptual loss.
 FOREIGN = ("quantizer.", "quantize.", "perceptual_model.", "flux")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.causal_conv import CausalConv3d, Past
-from modules.tokenizer.fast_conv import pays, upsample_convolve
+from modules.tokenizer.winograd.conv import pays, upsample_convolve
 
 
 class FrameNorm(nn.Module):

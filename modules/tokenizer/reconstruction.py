@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.pixels import to_uint8, to_unit
-from modules.tokenizer.fast_conv import fast_convolutions
 from modules.tokenizer.streaming import DecoderState, EncoderState
 from modules.tokenizer.tokenizer import VideoTokenizer
+from modules.tokenizer.winograd.conv import fast_convolutions
 
 
 class StreamedReconstruction:

@@ -15,9 +15,9 @@ from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.decoder import Decoder
 from modules.tokenizer.encoder import Encoder
-from modules.tokenizer.fitting import TemporalInit, fit
 from modules.tokenizer.identity import identity_of
 from modules.tokenizer.infinity import read_infinity, read_settings
+from modules.tokenizer.inflation import TemporalInit, fit
 from modules.tokenizer.quantizer import Quantized, dequantize, quantize
 from modules.tokenizer.streaming import DecoderState, EncoderState, decode_chunk, encode_chunk
 

@@ -1,9 +1,9 @@
 """Tokens to bit logits (paper 4.2)."""
 
+from modules.transformer.attention.masks import RandomFrameMask
 from modules.transformer.condition import ClassCondition, Condition, TextCondition
 from modules.transformer.execution import Execution
 from modules.transformer.feature_condition import FeatureCondition
-from modules.transformer.masks import RandomFrameMask
 from modules.transformer.rope import MultiScaleTemporalRope, PlainRope, Rope
 from modules.transformer.transformer import VideoARTransformer
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.transformer.attention import Attention, Surroundings
+from modules.transformer.attention.attention import Attention, Surroundings
 
 
 class Modulation(NamedTuple):

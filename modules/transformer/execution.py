@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 import torch
 
-from modules.transformer.graphs import CudaGraph
-from modules.transformer.precision import Precision
-from modules.transformer.workspace import Recorder
-
-Function = TypeVar("Function", bound=Callable)
-
-MOST_DENSE = 8192  # tokens of a dense mask
-
-
-def outside_graphs(function: Function) -> Function:
-    """A function that compilation does not look into: traced, it would be part of the graph and computed at every step."""
-    return cast(Function, torch.compiler.disable(function))
+from modules.transformer.attention.masks import MOST_DENSE
+from modules.transformer.decoding.buffers import Recorder
+from modules.transformer.decoding.cuda_graphs import CudaGraph
+from modules.transformer.decoding.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modules.features import EncoderIdentity, FeatureCache
+from modules.storage.text_features import EncoderIdentity, FeatureCache
 from modules.transformer.condition import Condition, Prompt, as_bytes, from_bytes
 
 
@@ -23,7 +23,7 @@ class FeatureCondition(Condition):
 
     Args:
         width: Width of the transformer (given by it).
-        features: Path of the cache, made by ``python -m datamodules.encode_texts``.
+        features: Path of the cache, made by ``python -m scripts.encode_texts``.
         length: Most tokens of a text, ``P``; a warning says how many texts of the cache are longer and are cut.
 
     Raises:

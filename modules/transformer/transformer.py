@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modules.geometry import Layout
-from modules.transformer.attention import Attend, Dense, Surroundings
+from modules.transformer.attention.attention import Attend, Dense, Surroundings
+from modules.transformer.attention.flex import make_flex
+from modules.transformer.attention.kv_cache import KVCache
+from modules.transformer.attention.masks import dense, hide_frames
+from modules.transformer.attention.precomputed import Plan, dense_attention, flex_attention, make_plan
 from modules.transformer.block import Block, ModulatedBlock, Modulation, modulate
-from modules.transformer.cache import KVCache
 from modules.transformer.condition import Condition, Prompt
-from modules.transformer.decoding import Decoding
+from modules.transformer.decoding.buffers import Step, Steps, Workspace, Workspaces
+from modules.transformer.decoding.precision import Numbers, choose, to_int8
+from modules.transformer.decoding.state import Decoding
 from modules.transformer.execution import Execution
-from modules.transformer.flex import make_flex
-from modules.transformer.initial import initialise
-from modules.transformer.masks import dense, hide_frames
-from modules.transformer.plan import Plan, dense_attention, flex_attention, make_plan
-from modules.transformer.precision import Numbers, choose, to_int8
+from modules.transformer.initialisation import initialise
 from modules.transformer.rope import MultiScaleTemporalRope, Rope
 from modules.transformer.sequence import History, TokenSequence
-from modules.transformer.workspace import Step, Steps, Workspace, Workspaces
 
 MOST_SCALES = 16  # rows of the scale embedding's table
 

@@ -1,0 +1,1 @@
+"""Scores of generated videos and the report of a run."""

@@ -1,0 +1,1 @@
+"""Records of a run: its configuration, environment and provenance."""

@@ -1,0 +1,67 @@
+"""A file that says what is in a folder: a JSON line per file made, kept up by all processes of a run and by later runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+
+from modules.storage.atomic_files import write_text
+
+
+class Manifest:
+    """Lines of a ``.jsonl`` file by their ``"file"``: a line about a file that is made again takes the place of the one before.
+
+    With several processes each keeps lines of its own, ``<stem>.rank<n>.jsonl``, until all call :meth:`join`; they must see one folder.
+
+    Args:
+        path: The file; its folder is made if missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def start(self, trainer: Trainer) -> None:
+        """Take up the lines of earlier runs, interrupted ones too. To be called by all processes, before any of them adds a line."""
+        self.join(trainer)
+        self._own = self.path.with_suffix(f".rank{trainer.global_rank}.jsonl") if trainer.world_size > 1 else self.path
+        self._lines = _read(self._own)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """What the one file says, by ``"file"``."""
+        return {file: json.loads(line) for file, line in _read(self.path).items()}
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write a line for each row; a row has at least ``"file"``, a name in the manifest's folder."""
+        self._lines |= {row["file"]: json.dumps(row, ensure_ascii=False) for row in rows}
+        # The whole file, as lines of an earlier run may have been replaced.
+        _write(self._own, self._lines)
+
+    def join(self, trainer: Trainer) -> None:
+        """Move the lines of every process into the one file. To be called by all of them."""
+        trainer.strategy.barrier()
+        parts = sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
+        if trainer.is_global_zero and parts:
+            lines = _read(self.path)
+            for part in parts:
+                lines |= _read(part)
+            _write(self.path, lines)
+            for part in parts:
+                part.unlink()
+        trainer.strategy.barrier()
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Lines by the file they speak of; none if there is no such manifest."""
+    if not path.exists():
+        return {}
+    # Not splitlines, which also splits at line separators inside a text.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return {json.loads(line)["file"]: line for line in lines if line}
+
+
+def _write(path: Path, lines: dict[str, str]) -> None:
+    write_text(path, "".join(f"{line}\n" for line in lines.values()))

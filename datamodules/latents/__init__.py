@@ -1,0 +1,1 @@
+"""Clips as latents that were encoded before."""

@@ -1,0 +1,1 @@
+"""Loaders: order of clips, exact resume, mixing of sources."""

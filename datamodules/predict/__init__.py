@@ -1,0 +1,1 @@
+"""Requests for prediction: prompts, VBench's prompts, video files."""

@@ -1,0 +1,82 @@
+"""How much arithmetic a training step asks for: two operations per multiplication, and three passes' worth for forward and backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from modules.geometry import Clip, Layout
+from modules.tokenizer import VideoTokenizer
+from modules.transformer import VideoARTransformer
+from modules.transformer.attention.masks import visible_blocks
+from modules.transformer.sequence import TokenSequence
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one clip.
+
+    Attributes:
+        tokens: Tokens of the video that are predicted.
+        sequence: Tokens of a full pass, condition and history blocks included.
+        linear: Operations of the linear layers in a forward pass.
+        attention: Operations of attention in a forward pass, for the pairs of tokens that see each other.
+        encoding: Operations of the frozen tokenizer's encoder.
+    """
+
+    tokens: int
+    sequence: int
+    linear: int
+    attention: int
+    encoding: int
+
+    @property
+    def training(self) -> int:
+        """Operations of the model in a step, as utilisation counts them: nothing that is computed twice, nothing of the tokenizer."""
+        return 3 * (self.linear + self.attention)
+
+    def done(self, recompute: bool) -> int:
+        """Operations that a step really does."""
+        return (4 if recompute else 3) * (self.linear + self.attention) + self.encoding
+
+
+def work_of(tokenizer: VideoTokenizer, transformer: VideoARTransformer, clip: Clip) -> Work:
+    """Count it for networks on the meta device."""
+    layout = tokenizer.layout(clip)
+    linear, attention = forward_operations(transformer, layout)
+    sequence = TokenSequence(layout, transformer.condition.length, transformer.history)
+    return Work(layout.tokens, sequence.tokens, linear, attention, encoding_operations(tokenizer, clip))
+
+
+def forward_operations(transformer: VideoARTransformer, layout: Layout) -> tuple[int, int]:
+    """Operations of the linear layers and of attention in a forward pass over one clip, from the shapes of the weights."""
+    sequence = TokenSequence(layout, transformer.condition.length, transformer.history)
+    # How many tokens go through a layer that is not part of a block.
+    passes = {"adaptive": 1, "head_adaptive": 1, "head": layout.tokens, "project": sequence.tokens - sequence.prompt_length}
+    passes |= {"condition": sequence.prompt_length}
+    linear = 0
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, nn.Linear):
+            linear += 2 * layer.weight.numel() * passes.get(name.split(".")[0], sequence.tokens)
+    attention = 4 * transformer.head.in_features * pairs(sequence, transformer.window) * len(transformer.blocks)
+    return linear, attention
+
+
+@lru_cache
+def pairs(sequence: TokenSequence, window: int | None) -> int:
+    """Pairs of tokens of which the first sees the second."""
+    lengths = torch.tensor(list(sequence.blocks().values()), dtype=torch.float64)
+    return int((lengths @ visible_blocks(sequence, window).double() @ lengths).item())
+
+
+def encoding_operations(tokenizer: VideoTokenizer, clip: Clip) -> int:
+    """Of encoding one clip; none where clips come encoded."""
+    if not tokenizer.encodes:
+        return 0
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        tokenizer.encode(torch.empty(1, 3, clip.frames, clip.height, clip.width, device="meta"))
+    return counter.get_total_flops()

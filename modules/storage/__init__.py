@@ -1,0 +1,1 @@
+"""Files: tensors, checksums, exports, shards, caches."""

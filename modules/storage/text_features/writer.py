@@ -1,0 +1,113 @@
+"""Writing caches of text features without holding them in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from modules.storage.checksums import raw, seal_of, text_tensor
+from modules.storage.text_features.cache import FORMAT, EncoderIdentity, FeatureCache
+
+# Room for the shapes and places of the tensors in the file's header, which is written last.
+HEADER = 1024
+
+
+def write_cache(path: str | Path, encoder: EncoderIdentity, texts: Sequence[str], features: Iterable[Tensor]) -> None:
+    """Writes a cache, one text at a time; the file appears when it is complete.
+
+    Args:
+        path: Where to; the folder is made if missing.
+        encoder: Who made the features.
+        texts: Different texts.
+        features: ``(n, D)`` of any float type per text, on any device, ``n`` at least 1.
+
+    Raises:
+        ValueError: If there is no text, one comes twice or has no token, or widths differ.
+    """
+    path = Path(path)
+    if not texts or len(set(texts)) < len(texts):
+        raise ValueError(f"{path} needs at least one text and each only once, got {len(texts)}, {len(set(texts))} of them different")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        _write(unfinished, encoder, texts, features)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def merge(sources: Sequence[Path], path: Path) -> None:
+    """Writes one cache, which may replace one of ``sources``, of the texts of several by the same encoder; the first of equal texts stays.
+
+    Raises:
+        ValueError: If a source is damaged, or they are of several encoders.
+    """
+    kept: dict[str, tuple[Path, int]] = {}
+    encoders: dict[str, EncoderIdentity] = {}
+    for source in sources:
+        cache = FeatureCache(source)
+        encoders.setdefault(cache.encoder.sha256, cache.encoder)
+        for number, text in enumerate(cache.texts):
+            kept.setdefault(text, (source, number))
+    first, *others = encoders.values()
+    if others:
+        raise ValueError(f"one cache cannot hold features of {first} and {others[0]}")
+    write_cache(path, first, list(kept), _features_of(kept.values()))
+
+
+def _features_of(places: Iterable[tuple[Path, int]]) -> Iterator[Tensor]:
+    """Features from several caches, of which one is open at a time."""
+    cache = None
+    for path, number in places:
+        if cache is None or cache.path != path:
+            cache = FeatureCache(path)
+        yield cache.features(number)
+
+
+def _write(path: Path, encoder: EncoderIdentity, texts: Sequence[str], features: Iterable[Tensor]) -> None:
+    """By hand, as the library wants all features in memory. The header comes first in the file and is known last."""
+    metadata = {"format": FORMAT, "encoder": encoder.name, "sha256": encoder.sha256}
+    room = (HEADER + len(json.dumps(metadata))) // 8 * 8
+    names = text_tensor(json.dumps(list(texts)))
+    with open(path, "wb") as file:
+        file.seek(8 + room + 8 * (len(texts) + 1))
+        offsets, digests, width = _write_features(file, texts, features)
+        seal = seal_of(metadata, width, (offsets, names, digests))
+        file.write(raw(names) + raw(digests) + seal)
+        shapes = {"offsets": ("I64", list(offsets.shape)), "features": ("BF16", [int(offsets[-1]), width])}
+        shapes |= {"texts": ("U8", list(names.shape)), "digests": ("U8", list(digests.shape)), "seal": ("U8", [len(seal)])}
+        file.seek(0)
+        file.write(room.to_bytes(8, "little") + _header(metadata, shapes).ljust(room) + raw(offsets))
+
+
+def _write_features(file: BinaryIO, texts: Sequence[str], features: Iterable[Tensor]) -> tuple[Tensor, Tensor, int]:
+    """Offsets, digests and width of what was written."""
+    offsets, digests, width = [0], bytearray(), 0
+    for text, value in zip(texts, features, strict=True):
+        width = width or value.shape[-1]
+        if value.ndim != 2 or value.shape[1] != width or not value.numel():
+            raise ValueError(f"features must be (1 or more, {width}), those of {text!r} are {tuple(value.shape)}")
+        content = raw(value.detach().to("cpu", torch.bfloat16))
+        digests += hashlib.sha256(content).digest()
+        offsets.append(offsets[-1] + len(value))
+        file.write(content)
+    return torch.tensor(offsets), torch.frombuffer(digests, dtype=torch.uint8).view(-1, 32), width
+
+
+def _header(metadata: dict[str, str], shapes: dict[str, tuple[str, list[int]]]) -> bytes:
+    """The header of a safetensors file whose tensors follow one another."""
+    header: dict[str, object] = {"__metadata__": metadata}
+    start = 0
+    for name, (kind, shape) in shapes.items():
+        end = start + math.prod(shape) * {"I64": 8, "BF16": 2, "U8": 1}[kind]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    return json.dumps(header).encode()

@@ -1,0 +1,1 @@
+"""Training helpers: optimizer, seeding, precision, skipped steps, FSDP."""

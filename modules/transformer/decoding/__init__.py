@@ -1,0 +1,1 @@
+"""Decoding: state, buffers, CUDA graphs, precision."""

@@ -1,0 +1,239 @@
+"""What a training will need, before it is started: ``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``.
+
+Takes the options of ``train.py fit``, builds the model without its content, and runs nothing. Strategy, devices, precision, activation
+checkpointing, accumulation and batch size are those of the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jsonargparse import Namespace
+
+from modules.geometry import Clip, Layout
+from modules.loading import KINDS, build, kind_of
+from modules.planning import (
+    Builder,
+    Machine,
+    Memory,
+    Needs,
+    TokenizerTraining,
+    Work,
+    memory_of,
+    needs_of,
+    tokenizer_memory_of,
+    tokenizer_work_of,
+    work_of,
+)
+from modules.planning.per_device import Strategy, days
+from modules.transformer import VideoARTransformer
+from modules.user_errors import mistake
+from train import Parser, VideoARCLI
+
+GIB = 2**30
+NOT_COUNTED = "Not counted: temporary tensors within operations, the encoder at work, buffers of communication, what CUDA itself takes."
+
+
+class Composed(VideoARCLI):
+    """The configuration of a command line, without building anything."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing, as hardware may be named that is not here."""
+
+    def after_instantiate_classes(self) -> None:
+        """Nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing."""
+
+
+def compose(arguments: Sequence[str]) -> dict[str, Any]:
+    """The settings of ``train.py fit`` with these options."""
+    settings = {"parser_mode": "omegaconf+", "exit_on_error": False}
+    cli = Composed(args=["fit", *arguments], parser_class=Parser, parser_kwargs=settings, seed_everything_default=0)
+    config = cli.config["fit"]
+    assert isinstance(config, Namespace)
+    return config.as_dict()
+
+
+class Planned(NamedTuple):
+    """A training that was not run.
+
+    Attributes:
+        title: Model, clips and devices in words.
+        layout: Of a clip's tokens.
+        work: Of a clip.
+        machine: What it would run on.
+        needs: Of a step.
+        steps: Steps of the run.
+    """
+
+    title: str
+    layout: Layout
+    work: Work
+    machine: Machine
+    needs: Needs
+    steps: int
+
+
+def planned(config: dict[str, Any], tflops: float, utilisation: float) -> Planned:
+    """Compute what a training needs.
+
+    Args:
+        config: Settings of a ``fit``.
+        tflops: What a device can do, 10^12 operations per second.
+        utilisation: The assumed share of that.
+
+    Raises:
+        ValueError: If it is no training of our models, or the number of devices is not said.
+    """
+    trainer, data = config["trainer"], config["data"]["init_args"]
+    if (kind := kind_of(config["model"])) not in KINDS:
+        raise ValueError(f"only trainings of modules.{' and modules.'.join(KINDS)} are planned, not of {config['model']['class_path']}")
+    if "clip" not in data:
+        raise ValueError(f"{config['data']['class_path']} does not say what a clip measures: data.clip is missing")
+    machine = Machine(strategy_of(trainer), ranks_of(trainer), tflops, utilisation)
+    clip, bf16 = Clip(**data["clip"]), str(trainer["precision"]).startswith("bf16")
+    size = (of_tokenizer if kind == "LitTokenizer" else of_transformer)(config["model"], machine, clip, bf16)
+    needs = needs_of(size.memory, size.work, machine, data["batch_size"], trainer["accumulate_grad_batches"], size.frozen)
+    layout = size.layout
+    title = (
+        f"{size.title}\nclips of {clip.frames} x {clip.height} x {clip.width}: {layout.frames} latent frames, scales "
+        + " ".join(f"{height}x{width}" for height, width in layout.pyramid.sizes)
+        + f"\n{machine.strategy} on {machine.ranks} devices, {'bf16-mixed' if bf16 else 'float32'}, "
+        f"activation checkpointing {'on' if size.memory.recomputed else 'off'}, {data['batch_size']} clips per device at once"
+    )
+    return Planned(title, layout, size.work, machine, needs, max(0, trainer["max_steps"]))
+
+
+class Sized(NamedTuple):
+    """What is trained, in words, with its memory and arithmetic, and the parameters of what is not trained."""
+
+    title: str
+    layout: Layout
+    memory: Memory
+    work: Work
+    frozen: dict[str, int]
+
+
+def of_transformer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: bool) -> Sized:
+    with torch.device("meta"):
+        model = build(settings, "the command line")
+    layout = model.tokenizer.layout(clip)
+    memory = memory_of(builder(settings), layout, model.transformer.execution.recompute, bf16)
+    work = work_of(model.tokenizer, model.transformer, clip)
+    tokenizer = sum(parameter.numel() for parameter in model.tokenizer.parameters())
+    return Sized(
+        f"transformer {memory.parameters:,} parameters, frozen tokenizer {tokenizer:,}", layout, memory, work, {"tokenizer": tokenizer}
+    )
+
+
+def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: bool) -> Sized:
+    if machine.strategy == "fsdp":
+        raise ValueError("a tokenizer is not shared out among devices: take configs/trainer/ddp.yaml")
+
+    def make() -> TokenizerTraining:
+        model = build(settings, "the command line", {"optimizer", "critic_optimizer"})
+        return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
+
+    with torch.device("meta"):
+        training = make()
+    memory, work = tokenizer_memory_of(make, clip, bf16), tokenizer_work_of(training, clip)
+    own = sum(parameter.numel() for parameter in training.tokenizer.parameters())
+    critics = f", its critics {training.trained - own:,}" if training.adversary else ""
+    frozen = {"network of the perceptual loss": training.frozen} if training.perceptual else {}
+    return Sized(f"tokenizer {own:,} parameters{critics}", training.tokenizer.layout(clip), memory, work, frozen)
+
+
+def plan(config: dict[str, Any], tflops: float, utilisation: float, tokens: float | None = None) -> str:
+    """A table of what a training needs, for ``tokens`` to be predicted; those of ``trainer.max_steps`` if not given."""
+    found = planned(config, tflops, utilisation)
+    budget = tokens or found.steps * found.needs.clips * found.work.tokens
+    return "\n".join([found.title, "", *rows(found.work, found.needs, found.machine, budget), "", NOT_COUNTED, ""])
+
+
+def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]:
+    """The table."""
+    per_second = needs.clips / needs.seconds
+    length: list[tuple[str, str]] = []
+    parts: list[tuple[str, str]] = []
+    if work.attention:
+        share = work.attention / (work.attention + work.linear)
+        length = [("sequence length", f"{work.sequence:,}")]
+        parts = [("of it attention", f"{share:.0%}"), ("TFLOP of encoding a clip", f"{work.encoding / 1e12:.3f}")]
+    found = [
+        ("tokens of a clip", f"{work.tokens:,}"),
+        *length,
+        ("TFLOP of a clip, forward and backward", f"{work.training / 1e12:.3f}"),
+        *parts,
+        ("clips per step", f"{needs.clips:,}"),
+        ("PFLOP per step, all devices", f"{work.training * needs.clips / 1e15:.4f}"),
+        *((f"GiB per device: {name}", f"{size / GIB:.3f}") for name, size in needs.components.items()),
+        ("GiB per device, sum", f"{needs.memory / GIB:.3f}"),
+        ("GiB of a checkpoint", f"{needs.checkpoint / GIB:.3f}"),
+        (f"seconds per step, if {machine.utilisation:.0%} of {machine.tflops:g} TFLOP/s are used", f"{needs.seconds:.3f}"),
+        ("tokens per second, all devices", f"{per_second * work.tokens:,.0f}"),
+        (f"days for {budget:.3g} tokens", f"{days(budget, work, needs):.2f}"),
+    ]
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in found)]
+
+
+def builder(config: dict[str, Any]) -> Builder:
+    """Makes the configured transformer with other numbers of blocks."""
+
+    def make(layers: int | None, recompute: bool) -> VideoARTransformer:
+        changed = copy.deepcopy(config)
+        settings = changed["init_args"]["transformer"]["init_args"]
+        settings["layers"] = settings["layers"] if layers is None else layers
+        settings["execution"] = {**(settings.get("execution") or {}), "recompute": recompute}
+        return build(changed, "the command line").transformer
+
+    return make
+
+
+def strategy_of(trainer: dict[str, Any]) -> Strategy:
+    """How a trainer shares the work."""
+    given = trainer["strategy"]
+    name = given if isinstance(given, str) else given["class_path"].rsplit(".")[-1]
+    if name in ("auto", "SingleDeviceStrategy"):
+        return "single"
+    if name.lower().startswith("ddp"):
+        return "ddp"
+    if name in ("FullySharded", "FullyShardedFolders", "ModelParallelStrategy"):
+        return "fsdp"
+    raise ValueError(f"trainings with the strategy {name} are not planned")
+
+
+def ranks_of(trainer: dict[str, Any]) -> int:
+    """The number of devices on all nodes."""
+    devices = trainer["devices"]
+    if not str(devices).isdecimal():
+        raise ValueError(f"say how many devices a node has: --trainer.devices 8 instead of {devices!r}")
+    return int(devices) * trainer["num_nodes"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description="Prints what a training needs. All other options are those of train.py fit.", allow_abbrev=False
+    )
+    parser.add_argument("--tflops", type=float, default=989.0, help="10^12 operations per second of a device (an H100: 989 in bf16, dense)")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="the assumed share of them that is used")
+    parser.add_argument("--tokens", type=float, help="how many tokens to train on; those of trainer.max_steps if not given")
+    own, rest = parser.parse_known_args(arguments)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter|Mismatch dtype between input and weight")
+    try:
+        sys.stdout.write(plan(compose(rest), own.tflops, own.utilisation, own.tokens))
+    except Exception as error:
+        if (text := mistake(error)) is None:
+            raise
+        sys.exit(f"error: {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ import datamodules  # noqa: F401 - imported classes have short names on the comm
 import modules  # noqa: F401
 from modules.init_from import load_weights
 from modules.tokenizer.inflation import TemporalInit
-from modules.user_errors import mistake
+from modules.user_errors import user_error
 
 # Lightning's own use of torch, which its users cannot mend.
 warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
@@ -45,7 +45,7 @@ class Parser(LightningArgumentParser):
         try:
             return super().parse_path(cfg_path, *args, **settings)
         except ArgumentError as error:
-            raise ValueError(f"{cfg_path}: {mistake(error)}") from error
+            raise ValueError(f"{cfg_path}: {user_error(error)}") from error
 
 
 class VideoARCLI(LightningCLI):
@@ -82,8 +82,8 @@ class VideoARCLI(LightningCLI):
         config = self.config[self.config["subcommand"]]
         if config["init_from"] and not os.path.exists(config["ckpt_path"] or ""):
             # What is trained may begin with another number of bits; what is only used may not.
-            renew = self.config["subcommand"] == "fit"
-            rank_zero_info(str(load_weights(self.model, config["init_from"], config["temporal_init"], renew)))
+            reinitialise = self.config["subcommand"] == "fit"
+            rank_zero_info(str(load_weights(self.model, config["init_from"], config["temporal_init"], reinitialise)))
             self.model.weights_source = " and ".join([given] if isinstance(given := config["init_from"], str) else given)
 
 
@@ -120,7 +120,7 @@ if __name__ == "__main__":
         # Not 0: the run is not finished. Processes that Lightning started say so to nobody, and would have the first one killed.
         sys.exit(0 if os.environ.get("LOCAL_RANK", "0") != "0" else 128 + signal.SIGTERM)
     except Exception as error:
-        text = mistake(error)
+        text = user_error(error)
         if text is None or os.environ.get("VIDEOAR_DEBUG"):
             raise
         sys.exit(f"error: {text}")

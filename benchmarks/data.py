@@ -109,12 +109,12 @@ class Bench:
         self._batches = {name: forever(self.source(name).train_dataloader()) for name in self.names}
         self._files = itertools.cycle(random.Random(0).sample([row.path for row in self.rows], len(self.rows)))
 
-    def source(self, name: str, most_frames: int = 10**6) -> ClipDataModule:
+    def source(self, name: str, max_frames: int = 10**6) -> ClipDataModule:
         options = self.options
-        clip = Clip(min(options.frames, most_frames), options.height, options.width)
+        clip = Clip(min(options.frames, max_frames), options.height, options.width)
         settings: Any = {"batch_size": options.batch_size, "workers": options.workers}
         if name == "clips":
-            return VideoFolder(clip, manifest=options.manifest, held_out_share=0, **settings)
+            return VideoFolder(clip, manifest=options.manifest, held_out_fraction=0, **settings)
         return {"cache": CachedLatents, "stream": StreamedLatents}[name](clip, folder=str(self.folder / name), **settings)
 
     def kinds(self) -> dict[str, Callable[[], None]]:
@@ -147,7 +147,7 @@ class Bench:
 
     def waiting(self, name: str) -> dict[str, float]:
         """Of some training steps, after one to warm up: seconds in all and seconds spent waiting for batches."""
-        options, source = self.options, self.source(name, most_frames=17)
+        options, source = self.options, self.source(name, max_frames=17)
         size = {"width": options.width_of_model, "layers": options.layers, "heads": options.heads}
         model = LitVideoAR(self.tokenizer, lambda bits: VideoARTransformer(bits, lambda width: TextCondition(width, 2048, 12), **size))
         model.weights_source = "random"

@@ -54,14 +54,16 @@ class Size:
 MEASURED = {"35 M": Size(512, 8, 8), "125 M": Size(768, 12, 12)}
 
 
-def build(size: Size, recompute: bool) -> VideoARTransformer:
-    execution = Execution("dense", recompute)
+def build(size: Size, activation_checkpointing: bool) -> VideoARTransformer:
+    execution = Execution("dense", activation_checkpointing)
     return VideoARTransformer(BITS, lambda width: ClassCondition(width, (101,)), size.width, size.layers, size.heads, execution=execution)
 
 
-def need(size: Size, layout: Layout, recompute: bool, bf16: bool) -> Memory:
+def need(size: Size, layout: Layout, activation_checkpointing: bool, bf16: bool) -> Memory:
     """What a size needs in a stage."""
-    return memory_of(lambda layers, again: build(replace(size, layers=layers or size.layers), again), layout, recompute, bf16)
+    return memory_of(
+        lambda layers, again: build(replace(size, layers=layers or size.layers), again), layout, activation_checkpointing, bf16
+    )
 
 
 def computed_table() -> str:
@@ -73,7 +75,7 @@ def computed_table() -> str:
         settings = yaml.safe_load(Path(f"configs/size/{file}.yaml").read_text())["init_args"]
         size = Size(*(settings[key] for key in ("width", "layers", "heads")))
         for stage, layout in STAGES.items():
-            needs = [need(size, layout, recompute, bf16=True) for recompute in (False, True)]
+            needs = [need(size, layout, activation_checkpointing, bf16=True) for activation_checkpointing in (False, True)]
             clip = [one.per_clip + one.recomputed for one in needs]
             fits = [max(0, int((CARD - one.total(0)) // each)) for one, each in zip(needs, clip, strict=True)]
             clips = " | ".join(f"{each / GIB:.2f}" for each in clip)
@@ -90,26 +92,26 @@ def measured_table() -> str:
     ]
     for name, size in MEASURED.items():
         for batch in (1, 4):
-            for recompute in (False, True):
-                found = need(size, layout, recompute, bf16=False).total(batch)
-                peak = measure(size, batch, recompute)
-                how = "yes" if recompute else "no"
+            for activation_checkpointing in (False, True):
+                found = need(size, layout, activation_checkpointing, bf16=False).total(batch)
+                peak = measure(size, batch, activation_checkpointing)
+                how = "yes" if activation_checkpointing else "no"
                 lines.append(f"| {name} | {batch} | {how} | {found / GIB:.2f} | {peak / GIB:.2f} | {peak / found:.2f} |")
     return "\n".join(lines) + "\n"
 
 
-def measure(size: Size, batch: int, recompute: bool) -> int:
+def measure(size: Size, batch: int, activation_checkpointing: bool) -> int:
     """Bytes by which two steps in a fresh process raise its peak."""
-    arguments = [str(value) for value in (size.width, size.layers, size.heads, batch, int(recompute))]
+    arguments = [str(value) for value in (size.width, size.layers, size.heads, batch, int(activation_checkpointing))]
     command = [sys.executable, "-m", "benchmarks.memory", "--train", *arguments]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def train(width: int, layers: int, heads: int, batch: int, recompute: int) -> int:
+def train(width: int, layers: int, heads: int, batch: int, activation_checkpointing: int) -> int:
     layout = STAGES["UCF-101, 17 x 128 x 128"]
     torch.set_num_threads(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = build(Size(width, layers, heads), bool(recompute))
+    model = build(Size(width, layers, heads), bool(activation_checkpointing))
     optimizer = torch.optim.AdamW(decay_groups(model), lr=1e-4)
     for _ in range(2):
         inputs, ids = torch.randn(batch, layout.tokens, BITS), torch.zeros(batch, 1, dtype=torch.long)

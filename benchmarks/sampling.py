@@ -98,7 +98,7 @@ class Bench:
                 so_far = self.layout.block(frame, scale).stop
                 whole = Layout(Pyramid(((1, so_far),)), 1)
                 inputs = torch.zeros(len(ids), so_far, transformer.head.out_features, device=self.device)
-                transformer.step(inputs, 0, transformer.begin(transformer.condition(ids), whole))
+                transformer.step(inputs, 0, transformer.start_decoding(transformer.condition(ids), whole))
 
     def calls(self) -> list[Call]:
         """Every linear layer and attention of a run of ours, in order, with operands of the same sizes."""

@@ -27,7 +27,7 @@ import yaml
 from benchmarks.bare import forward_and_backward, recorded
 from benchmarks.sampling import seconds
 from benchmarks.tokenizer import conditions
-from modules.autoregression import BitCorruption, bit_loss, teach
+from modules.autoregression import BitCorruption, bit_loss, teacher_forcing
 from modules.geometry import Layout, Pyramid
 from modules.training.optim import decay_groups
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
@@ -48,7 +48,7 @@ class Bench:
         if options.size:
             settings = yaml.safe_load(options.size.read_text())["init_args"]
             size = {name: settings[name] for name in size}
-        execution = Execution(options.attention, options.recompute)
+        execution = Execution(options.attention, options.activation_checkpointing)
         model = VideoARTransformer(self.bits, lambda width: ClassCondition(width, (101,)), **size, execution=execution)
         self.model = model.train().to(self.device)
         self.network = torch.compile(self.model) if options.compile else self.model
@@ -60,9 +60,9 @@ class Bench:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
     def loss(self) -> torch.Tensor:
-        lesson = teach(self.latent, BitCorruption(0.0, 0.25, 0.01, inherit=True), self.layout.pyramid)
+        batch_tokens = teacher_forcing(self.latent, BitCorruption(0.0, 0.25, 0.01, inherit=True), self.layout.pyramid)
         with self.autocast():
-            return bit_loss(self.network(lesson.inputs, self.layout, self.ids), lesson.targets)
+            return bit_loss(self.network(batch_tokens.inputs, self.layout, self.ids), batch_tokens.targets)
 
     def step(self) -> None:
         self.loss().backward()
@@ -127,7 +127,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
     parser.add_argument("--attention", choices=["dense", "flex"], default="dense")
-    parser.add_argument("--recompute", action="store_true", help="activation checkpointing")
+    parser.add_argument("--activation_checkpointing", action="store_true", help="activation checkpointing")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--fused", action="store_true", help="AdamW as one kernel")
     parser.add_argument("--peak_tflops", type=float, help="what the device can do, for its utilisation")
@@ -140,7 +140,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    kept = ("precision", "attention", "recompute", "compile", "fused", "peak_tflops", "repeats", "batch_size")
+    kept = ("precision", "attention", "activation_checkpointing", "compile", "fused", "peak_tflops", "repeats", "batch_size")
     about = conditions(options) | {name: getattr(options, name) for name in kept}
     about["command"] = " ".join(["python", "-m", "benchmarks.train_step", *sys.argv[1:]])
     results = about | measure(options)

@@ -9,9 +9,9 @@ from callbacks.evaluation.write_report import WriteReport
 from callbacks.flip_ratio import FlipRatioSchedule
 from callbacks.log_speed import LogSpeed
 from callbacks.log_videos import LogVideos
-from callbacks.records.run_summary import Announce
+from callbacks.records.run_summary import PrintRunSummary
 from callbacks.records.save_run_config import SaveRunConfig
-from callbacks.skip_nonfinite_steps import GuardSteps
+from callbacks.skip_nonfinite_steps import SkipNonFiniteSteps
 from callbacks.writers.media import contact_sheet, write_preview
 from callbacks.writers.mp4 import Mp4Writer, write_mp4
 from callbacks.writers.write_latents import WriteLatents
@@ -19,18 +19,18 @@ from callbacks.writers.write_reconstructions import WriteReconstructions
 from callbacks.writers.write_videos import WriteVideos
 
 __all__ = [
-    "Announce",
     "CompileBlocks",
     "ErrorInheritance",
     "EvaluateRollouts",
     "EvaluateVideos",
     "FlipRatioSchedule",
-    "GuardSteps",
     "LastCheckpoint",
     "LogSpeed",
     "LogVideos",
     "Mp4Writer",
+    "PrintRunSummary",
     "SaveRunConfig",
+    "SkipNonFiniteSteps",
     "WriteLatents",
     "WriteReconstructions",
     "WriteReport",

@@ -15,12 +15,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modules.training.nonfinite_steps import FiniteSteps
+from modules.training.nonfinite_steps import NonFiniteGuard
 
 FILE = "suspicious_steps.jsonl"
 
 
-class GuardSteps(Callback):
+class SkipNonFiniteSteps(Callback):
     """Skips steps whose gradient is not finite, counts them, and ends the run after too many in a row; reports spikes of the loss.
 
     Both go to ``<default_root_dir>/suspicious_steps.jsonl`` with the numbers of the clips (``index`` of the batch), those of all batches
@@ -39,7 +39,7 @@ class GuardSteps(Callback):
     def __init__(self, patience: int = 20, deviations: float = 6.0, window: int = 100) -> None:
         if window < 2 or deviations <= 0:
             raise ValueError(f"window must be at least 2 and deviations positive, got {window} and {deviations}")
-        self.steps = FiniteSteps(0.0, patience)
+        self.steps = NonFiniteGuard(0.0, patience)
         self.deviations = deviations
         self._losses: deque[float] = deque(maxlen=window)
         self._clips: list[int] = []

@@ -1,6 +1,6 @@
 """What is seen: sources of clips."""
 
-from datamodules.base import Beginning, ClipDataModule
+from datamodules.base import ClipDataModule, StageOverride
 from datamodules.clips.cropping import FixedViews, FreshViews
 from datamodules.clips.ucf101 import UCF101
 from datamodules.clips.video_buckets import VideoBuckets
@@ -15,7 +15,6 @@ from datamodules.predict.video_files import VideoFiles
 
 __all__ = [
     "UCF101",
-    "Beginning",
     "CachedLatents",
     "ClipDataModule",
     "FixedViews",
@@ -23,6 +22,7 @@ __all__ = [
     "Mixture",
     "MovingDigits",
     "Prompts",
+    "StageOverride",
     "StreamedLatents",
     "VBenchImagePrompts",
     "VBenchPrompts",

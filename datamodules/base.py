@@ -22,7 +22,7 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Beginning:
+class StageOverride:
     """What training clips measure before a step of the run; what is not given is as in the data module's own clip.
 
     Args:
@@ -59,16 +59,16 @@ class ClipDataModule(LightningDataModule, ABC):
     The items of a data set are ``{"video": uint8 (3, T, H, W), "label": int, "caption": str, "index": int}``.
 
     Args:
-        clip: What a clip measures: those held out, those to generate, and those to train on, unless ``until`` says otherwise.
+        clip: What a clip measures: those held out, those to generate, and those to train on, unless ``milestones`` says otherwise.
         batch_size: Clips per process and step.
         workers: Worker processes per loader; 0 loads in the main process.
         seed: Seed of the training order.
-        until: What training clips measure before a step, by the step, for growth inside of one run:
+        milestones: What training clips measure before a step, by the step, for growth inside of one run:
             ``{500: {frames: 1, batch_size: 32}, 2000: {frames: 9}}`` trains on pictures up to step 500, on 9 frames up to step 2000 and
             then on ``clip``. Steps are batches of the loader: with accumulated gradients an optimizer's step takes several.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1, ``workers`` is negative or ``until`` holds a step below 1.
+        ValueError: If ``batch_size`` is below 1, ``workers`` is negative or ``milestones`` holds a step below 1.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class ClipDataModule(LightningDataModule, ABC):
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
-        until: dict[int, Beginning] | None = None,
+        milestones: dict[int, StageOverride] | None = None,
     ) -> None:
         super().__init__()
         if workers < 0:
             raise ValueError(f"workers must not be negative, got {workers}")
         self.clip, self.batch_size, self.workers, self.seed = clip, batch_size, workers, seed
-        self.phases = _phases(clip, batch_size, until or {})
+        self.phases = _phases(clip, batch_size, milestones or {})
         self._train_loader: ResumableLoader | None = None
         self._restored: dict[str, Any] = {}
 
@@ -200,12 +200,12 @@ class ClipDataModule(LightningDataModule, ABC):
         return HeldOutLoader(dataset, collate, batch_size=self.batch_size, workers=self.workers) if len(dataset) else []
 
 
-def _phases(clip: Clip, batch_size: int, until: dict[int, Beginning]) -> list[Phase]:
+def _phases(clip: Clip, batch_size: int, milestones: dict[int, StageOverride]) -> list[Phase]:
     """The phases of a run in their order; the last one has no end."""
     phases = []
-    for step, beginning in sorted(until.items()):
+    for step, beginning in sorted(milestones.items()):
         if step < 1:
-            raise ValueError(f"until: steps are at least 1, got {step}")
+            raise ValueError(f"milestones: steps are at least 1, got {step}")
         given = {name: value for name, value in asdict(beginning).items() if value is not None}
         size = given.pop("batch_size", batch_size)
         phases.append(Phase(step, replace(clip, **given), size))

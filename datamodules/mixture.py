@@ -15,7 +15,7 @@ from modules.geometry import Clip
 class Mixture(ClipDataModule):
     """Batches from several data modules in a stated ratio; every batch, on all processes, is from one of them.
 
-    Each part keeps its own clip, batch size, seed of the order and ``until``. All share the largest of their numbers of workers.
+    Each part keeps its own clip, batch size, seed of the order and ``milestones``. All share the largest of their numbers of workers.
 
     Args:
         clip: What held-out and generated clips measure: those of the main part.

@@ -94,7 +94,7 @@ ROWS = [
 ]
 APART = [ROWS[number] for number in (1, 2, 3, 4, 6)]  # without flips, and with rise and inheritance apart and together
 # How videos grow, and how many of each class.
-WAYS = {"encoded_again": ([], 1), "tokens_kept": (["--model.extension", "TokenKeeping"], 2)}
+WAYS = {"encoded_again": ([], 1), "tokens_kept": (["--model.long_video", "KVCacheWindow"], 2)}
 
 
 def main() -> None:
@@ -167,14 +167,14 @@ def run_once(row: Row, steps: int, seed: int, options: argparse.Namespace) -> st
         start = start_folder(row.architecture, seed, options) / "checkpoints" / "last.ckpt"
         long = ["--data.clip.frames", "17", "--data.batch_size", "6", "--data.clips", "1024"]
         fit([*network, *row.options, *long], start, taken, seed, folder)
-    for way, (extension, samples) in WAYS.items():
+    for way, (long_video, samples) in WAYS.items():
         judged = folder / f"{way}.json"
         if not judged.exists():
             about = {"row": row.name, "steps": steps, "steps_taken": taken, "seed": seed}
             judge = {"class_path": "experiments.rollout_judge.RolloutJudge", "init_args": {"path": str(judged), "about": about}}
             asked = ["-c", "configs/sample.yaml", "--data.prompts", str(prompts(options, samples)), "--data.batch_size", "20"]
             run = ["--trainer.default_root_dir", str(folder), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
-            made = [*SIZE, *network, *extension, *asked, *run, "--trainer.callbacks", json.dumps([judge])]
+            made = [*SIZE, *network, *long_video, *asked, *run, "--trainer.callbacks", json.dumps([judge])]
             train_py("predict", made, folder / f"{way}.txt")
     return folder.name
 
@@ -189,7 +189,7 @@ def fit(options: list[str], weights: Path, steps: int, seed: int, folder: Path) 
     memory = {"class_path": "experiments.shared_latents.SharedLatents", "init_args": {"data": f"seed {seed}"}}
     run = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
     run += ["--trainer.default_root_dir", str(folder), "--init_from", str(weights), "--ckpt_path", "last"]
-    train_py("fit", [*SIZE, "--model.memory", json.dumps(memory), "--trainer.callbacks", "[]", *options, *run], folder / "fit.txt")
+    train_py("fit", [*SIZE, "--model.latent_cache", json.dumps(memory), "--trainer.callbacks", "[]", *options, *run], folder / "fit.txt")
 
 
 def train_py(subcommand: str, arguments: list[str], output: Path) -> None:

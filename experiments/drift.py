@@ -24,9 +24,9 @@ from callbacks.writers.media import contact_sheet, write_picture
 from datamodules.digits.classifier import DigitJudge
 from datamodules.digits.moving_digits import CLASSES, DIRECTIONS, DigitClips
 from modules import VideoAR, load
-from modules.autoregression import ReEncoding, TokenKeeping
+from modules.autoregression import KVCacheWindow, ReEncoding
 
-WAYS = {"encoded again": ReEncoding(17, 9), "tokens kept": TokenKeeping(17), "tokens and first frame kept": TokenKeeping(17, sink=True)}
+WAYS = {"encoded again": ReEncoding(17, 9), "tokens kept": KVCacheWindow(17), "tokens and first frame kept": KVCacheWindow(17, sink=True)}
 MEASURES = {"digit": "digit read right", "sharpness": "sharpness (levels)", "colour": "change of mean colour (levels)"}
 BATCH = 20
 REFERENCE = 16  # the last frame of the trained length
@@ -42,8 +42,8 @@ def main() -> None:
     curves, clips = {}, {}
     for name, folder in (run.split("=", 1) for run in options.runs):
         model = load(folder)
-        for way, extension in WAYS.items():
-            model.generation = replace(model.generation, extension=extension)
+        for way, long_video in WAYS.items():
+            model.generation = replace(model.generation, long_video=long_video)
             video = torch.cat(list(generate(model, options.frames, options.seed)))
             curves[f"{name}, {way}"], clips[f"{name}, {way}"] = measure(video, torch.arange(len(CLASSES))), video[15]
             sys.stderr.write(f"{name}, {way}: made\n")

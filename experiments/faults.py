@@ -31,7 +31,7 @@ BATCH = 32
 CHANCE = torch.Generator().manual_seed(0)
 
 
-def shaken(video: Tensor) -> Tensor:
+def perturbed(video: Tensor) -> Tensor:
     """Every frame moved by up to two pixels each way."""
     ways = torch.randint(-2, 3, (len(video), video.shape[2], 2), generator=CHANCE).tolist()
     frames = [[clip[:, time].roll(way, (1, 2)) for time, way in enumerate(row)] for clip, row in zip(video, ways, strict=True)]
@@ -65,7 +65,7 @@ FAULTS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda video: video,
     "frozen at the first frame": lambda video: video[:, :, :1].expand_as(video),
     "frames shuffled": shuffled,
-    "frames shaken by 2 pixels": shaken,
+    "frames perturbed by 2 pixels": perturbed,
     "noise of 8 levels": noisy,
     "blurred by 3 x 3": blurred,
     "tinted by 8 levels": tinted,

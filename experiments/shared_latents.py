@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from modules.autoregression import LatentMemory
+from modules.autoregression import InMemoryLatentCache
 
 
-class SharedLatents(LatentMemory):
+class SharedLatents(InMemoryLatentCache):
     """Remembers latents beyond the run that encoded them.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modules.storage.tensor_file import open_tensors
 from modules.tokenizer.infinity import tokenizer_in
-from modules.tokenizer.inflation import TemporalInit, fit
+from modules.tokenizer.inflation import TemporalInit, inflate_state_dict
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Report:
     path: str
     copied: list[str] = field(default_factory=list)
     inflated: list[str] = field(default_factory=list)
-    renewed: list[str] = field(default_factory=list)
+    reinitialised: list[str] = field(default_factory=list)
     initialised: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
@@ -39,12 +39,14 @@ class Report:
                 parts[".".join(name.split(".")[:2])] += 1
             where = ", ".join(f"{part} ({count})" for part, count in parts.items()) or "-"
             lines.append(f"  {kind:>24}: {len(names):4d}  {where}")
-        if self.renewed:
-            lines.append(f"  newly initialised, as the file has another number of bits: {', '.join(self.renewed)}")
+        if self.reinitialised:
+            lines.append(f"  newly initialised, as the file has another number of bits: {', '.join(self.reinitialised)}")
         return "\n".join(lines)
 
 
-def load_weights(module: nn.Module, path: str | Path | Sequence[str], temporal_init: TemporalInit = "zeros", renew: bool = False) -> Report:
+def load_weights(
+    module: nn.Module, path: str | Path | Sequence[str], temporal_init: TemporalInit = "zeros", reinitialise: bool = False
+) -> Report:
     """Start ``module`` from the weights in a file, or in several that complete each other.
 
     A part of the model (a direct child: ``tokenizer``, ``transformer``) is either taken whole or, when the file has nothing of it, left
@@ -54,8 +56,8 @@ def load_weights(module: nn.Module, path: str | Path | Sequence[str], temporal_i
         module: The model to start; untouched if the file does not fit it.
         path: A Lightning checkpoint, a safetensors file, or a tokenizer that Infinity published; or several of them, for a model that
             was trained without its tokenizer's encoder.
-        temporal_init: What the earlier temporal slices of inflated kernels hold; see :func:`modules.tokenizer.inflation.fit`.
-        renew: Whether a part that is trained may start from a file with another number of bits per token: the two convolutions that
+        temporal_init: What the earlier temporal slices of inflated kernels hold (:func:`modules.tokenizer.inflation.inflate_state_dict`).
+        reinitialise: Whether a part that is trained may start from a file with another number of bits per token: the two convolutions that
             depend on it are newly initialised then, and listed in the report.
 
     Returns:
@@ -77,13 +79,13 @@ def load_weights(module: nn.Module, path: str | Path | Sequence[str], temporal_i
             continue
         trained = any(parameter.requires_grad for parameter in network.parameters())
         try:
-            fit_of_part = fit({name: own[name] for name in names}, found, temporal_init, renew and trained)
+            fit_of_part = inflate_state_dict({name: own[name] for name in names}, found, temporal_init, reinitialise and trained)
         except ValueError as error:
             raise ValueError(f"{path} is of another architecture: {error}") from error
         fitted |= fit_of_part.tensors
         report.copied += fit_of_part.copied
         report.inflated += fit_of_part.inflated
-        report.renewed += fit_of_part.renewed
+        report.reinitialised += fit_of_part.reinitialised
     report.unused = [name for name in found if name not in own]
     if not fitted:
         raise ValueError(f"{path} has no weights for this model: it holds {_some(found)}, the model has {_some(own)}")

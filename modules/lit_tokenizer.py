@@ -16,7 +16,7 @@ from modules.batch import EncodingBatch, FileChunk, VideoBatch
 from modules.metrics import ReconstructionScores
 from modules.pixels import check_unit, to_uint8, to_unit
 from modules.tokenizer import (
-    Adversary,
+    AdversarialLoss,
     PerceptualLoss,
     Quantized,
     Reconstruction,
@@ -25,7 +25,7 @@ from modules.tokenizer import (
     VideoTokenizer,
     fast_convolutions,
 )
-from modules.training.nonfinite_steps import FiniteSteps
+from modules.training.nonfinite_steps import NonFiniteGuard
 from modules.training.optim import WarmupCosine
 from modules.training.precision import check_precision
 from modules.training.seeding import seed_step
@@ -41,10 +41,10 @@ class LitTokenizer(LightningModule):
         tokenizer: The network.
         loss: Weights of the loss terms.
         perceptual: Distance of features; without it its weight is 0.
-        adversary: Critics of frames and motion; none if not given.
+        adversarial: Discriminators of frames and motion; none if not given.
         scale_dropping: Probability of leaving out a scale but the last in a training step (Infinity's recipe: 0.5).
         optimizer: Called with the tokenizer's parameters.
-        critic_optimizer: Called with the critics' parameters (Infinity's recipe: twice the tokenizer's learning rate).
+        discriminator_optimizer: Called with the critics' parameters (Infinity's recipe: twice the tokenizer's learning rate).
         warmup_steps: Steps until the peak learning rate; after it a cosine runs to zero at ``trainer.max_steps``.
         gradient_clip: Greatest gradient norm of a step, of the tokenizer and of the critics each; 0 for none.
         patience: Steps whose gradient is not finite are skipped and counted; so many in a row end the run.
@@ -55,10 +55,10 @@ class LitTokenizer(LightningModule):
         tokenizer: VideoTokenizer,
         loss: TokenizerLoss = TokenizerLoss(),  # noqa: B008
         perceptual: PerceptualLoss | None = None,
-        adversary: Adversary | None = None,
+        adversarial: AdversarialLoss | None = None,
         scale_dropping: float = 0.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        critic_optimizer: OptimizerCallable = torch.optim.AdamW,
+        discriminator_optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 0,
         gradient_clip: float = 1.0,
         patience: int = 20,
@@ -67,10 +67,10 @@ class LitTokenizer(LightningModule):
         if not 0.0 <= scale_dropping <= 1.0:
             raise ValueError(f"scale_dropping must be within 0 and 1, got {scale_dropping}")
         self.automatic_optimization = False
-        self.tokenizer, self.adversary = tokenizer, adversary
+        self.tokenizer, self.adversary = tokenizer, adversarial
         self.loss, self.perceptual, self.scale_dropping = loss, perceptual, scale_dropping
-        self.optimizer, self.critic_optimizer, self.warmup_steps = optimizer, critic_optimizer, warmup_steps
-        self.steps, self.critic_steps = FiniteSteps(gradient_clip, patience), FiniteSteps(gradient_clip, patience)
+        self.optimizer, self.discriminator_optimizer, self.warmup_steps = optimizer, discriminator_optimizer, warmup_steps
+        self.steps, self.critic_steps = NonFiniteGuard(gradient_clip, patience), NonFiniteGuard(gradient_clip, patience)
         self.weights_source: str | None = None
         self._range_checked = False
 
@@ -156,7 +156,7 @@ class LitTokenizer(LightningModule):
         """The tokenizer's optimizer, then the critics' if there are any; each with its schedule."""
         optimizers = [self.optimizer(self.tokenizer.parameters())]
         if self.adversary is not None:
-            optimizers.append(self.critic_optimizer(self.adversary.parameters()))
+            optimizers.append(self.discriminator_optimizer(self.adversary.parameters()))
         return [
             {"optimizer": optimizer, "lr_scheduler": WarmupCosine(optimizer, self.warmup_steps, self.trainer.max_steps)}
             for optimizer in optimizers
@@ -186,11 +186,11 @@ class LitTokenizer(LightningModule):
             self._range_checked = True
         return video
 
-    def _critics(self) -> Adversary | None:
+    def _critics(self) -> AdversarialLoss | None:
         """The adversary, if it takes part in this step."""
         return self.adversary if self.adversary is not None and self.adversary.active(self.global_step) else None
 
-    def _with_critics(self, loss: Tensor, video: Tensor, critics: Adversary) -> dict[str, Tensor]:
+    def _with_critics(self, loss: Tensor, video: Tensor, critics: AdversarialLoss) -> dict[str, Tensor]:
         """The loss with the adversarial term."""
         adversarial = critics.generator_loss(video)
         return {"adversarial": adversarial.detach(), "loss": loss + critics.strength(self.global_step) * adversarial}
@@ -206,7 +206,7 @@ class LitTokenizer(LightningModule):
         self._first(self.lr_schedulers()).step()
         return True
 
-    def _improve_critics(self, critics: Adversary, terms: dict[str, Tensor], real: Tensor, fake: Tensor, batch: VideoBatch) -> None:
+    def _improve_critics(self, critics: AdversarialLoss, terms: dict[str, Tensor], real: Tensor, fake: Tensor, batch: VideoBatch) -> None:
         """Make the critics' step. Their optimizer is called past Lightning, which would count it as another step of the run."""
         optimizer = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
         judged = critics.critic_loss(real, fake)
@@ -221,7 +221,7 @@ class LitTokenizer(LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
 
-    def _passes(self, steps: FiniteSteps, norm: Tensor, batch: VideoBatch) -> bool:
+    def _passes(self, steps: NonFiniteGuard, norm: Tensor, batch: VideoBatch) -> bool:
         clips = f"clips {batch['index'].tolist()}"
         if steps.passes(norm, clips):
             return True
@@ -237,7 +237,7 @@ class LitTokenizer(LightningModule):
         """Score the batch of a step that is logged."""
         if self._is_logged():
             scores = self._new_scores(len(result.quantized.bits)).to(self.device)
-            scores.update(to_uint8(result.video), to_uint8(video), result.quantized.bits, result.quantized.left)
+            scores.update(to_uint8(result.video), to_uint8(video), result.quantized.bits, result.quantized.residual_energy)
             self.log_dict({f"train/{name}": value for name, value in scores.collect().items()})
 
     def _log_training(self, terms: dict[str, Tensor]) -> None:
@@ -261,7 +261,7 @@ class LitTokenizer(LightningModule):
 
     def _measure(self, batch: VideoBatch) -> Tensor:
         video, quantized = self._reconstruct(batch)
-        self.scores.update(video, to_uint8(batch["video"]), quantized.bits, quantized.left)
+        self.scores.update(video, to_uint8(batch["video"]), quantized.bits, quantized.residual_energy)
         return video
 
     def _log_scores(self, stage: str) -> None:

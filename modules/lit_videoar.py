@@ -16,16 +16,16 @@ from torch import Tensor
 
 from modules.autoregression import (
     BitCorruption,
-    Extension,
+    ContextSource,
     Generation,
-    LatentMemory,
-    Lesson,
+    InMemoryLatentCache,
+    LongVideoStrategy,
     ReEncoding,
     Rollout,
     Sampler,
-    Shows,
+    TeacherForcingBatch,
     bit_loss,
-    teach,
+    teacher_forcing,
 )
 from modules.autoregression.generation import in_step
 from modules.batch import LatentBatch, Requests, VideoBatch
@@ -56,8 +56,8 @@ class LitVideoAR(LightningModule):
         frame_mask: Hides past frames at random in training; none if not given.
         rollout: Shows the model its own samples in some of the training steps; in none if not given.
         sampler: How bits are drawn when generating.
-        extension: How videos grow beyond the trained length; by encoding the last 9 of 17 frames again if not given.
-        memory: Keeps latents of data that never change.
+        long_video: How videos grow beyond the trained length; by encoding the last 9 of 17 frames again if not given.
+        latent_cache: Keeps latents of data that never change.
         optimizer: Called with the parameter groups.
         warmup_steps: Steps until the peak learning rate; after it a cosine runs to zero at ``trainer.max_steps``.
     """
@@ -71,8 +71,8 @@ class LitVideoAR(LightningModule):
         frame_mask: RandomFrameMask | None = None,
         rollout: Rollout | None = None,
         sampler: Sampler | None = None,
-        extension: Extension | None = None,
-        memory: LatentMemory | None = None,
+        long_video: LongVideoStrategy | None = None,
+        latent_cache: InMemoryLatentCache | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 0,
     ) -> None:
@@ -82,8 +82,8 @@ class LitVideoAR(LightningModule):
         self.tokenizer = tokenizer.requires_grad_(False)
         self.transformer = transformer(tokenizer.bits)
         self.corruption, self.frame_mask, self.rollout = corruption or BitCorruption(), frame_mask, rollout
-        self.condition_dropout, self.memory = condition_dropout, memory or LatentMemory()
-        self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), extension or ReEncoding())
+        self.condition_dropout, self.latent_cache = condition_dropout, latent_cache or InMemoryLatentCache()
+        self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), long_video or ReEncoding())
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.weights_source: str | None = None
 
@@ -109,9 +109,9 @@ class LitVideoAR(LightningModule):
             for clip in data.train_clips:
                 self.tokenizer.layout(clip)
             self.transformer.condition.learn_names(data.class_names, data.captions)
-            if data.changing and self.memory.clips:
+            if data.changing and self.latent_cache.clips:
                 rank_zero_info("training clips change from visit to visit, so no latents are kept in memory")
-                self.memory = LatentMemory()
+                self.latent_cache = InMemoryLatentCache()
 
     def on_fit_start(self) -> None:
         # Not in setup, where the trainer does not tell yet whether it goes on from a checkpoint.
@@ -137,10 +137,10 @@ class LitVideoAR(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         ids, latent = self._dropped(self._ids(batch)), self.encode(batch)
         layout = Layout.of(latent)
-        lesson = self._teach(latent, self._shown(ids, layout))
-        logits = self.transformer(lesson.inputs, layout, ids, self._kept_frames(len(ids), layout), lesson.complete)
-        loss = bit_loss(logits, lesson.targets)
-        accuracy = ((logits > 0) == lesson.targets).float().mean()
+        tokens = self._teacher_forcing(latent, self._context_source(ids, layout))
+        logits = self.transformer(tokens.inputs, layout, ids, self._draw_frame_mask(len(ids), layout), tokens.complete)
+        loss = bit_loss(logits, tokens.targets)
+        accuracy = ((logits > 0) == tokens.targets).float().mean()
         self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
         return loss
 
@@ -209,7 +209,7 @@ class LitVideoAR(LightningModule):
             return batch["latent"].float()
         if not self.training:
             return encode(batch["video"])
-        return self.memory.fetch(batch["index"], batch["video"], encode)
+        return self.latent_cache.fetch(batch["index"], batch["video"], encode)
 
     def sampling_settings(self) -> dict[str, Any]:
         """How videos are made, as plain values for manifests and reports."""
@@ -219,7 +219,7 @@ class LitVideoAR(LightningModule):
             "guidance": asdict(sampler.guidance),
             "temperature": sampler.temperature,
             "top_p": sampler.top_p,
-            "extension": self.generate.extension.settings(),
+            "long_video": self.generate.long_video.settings(),
             "precision": f"{self.trainer.precision}, {self.numbers}" if predicts else str(self.trainer.precision),
         }
 
@@ -239,7 +239,7 @@ class LitVideoAR(LightningModule):
         if getattr(data, "encoded", False):
             data.check_tokenizer(self.tokenizer.identity(weights), source)
 
-    def _shown(self, ids: Tensor, layout: Layout) -> Shows:
+    def _context_source(self, ids: Tensor, layout: Layout) -> ContextSource:
         """What a training batch shows the model: true bits, some of them flipped, or samples of its own."""
         if self.rollout is None or layout.frames == 1:
             return self.corruption
@@ -247,8 +247,8 @@ class LitVideoAR(LightningModule):
         self.log("train/rollout", float(due))
         return self.rollout.begin(self.transformer, ids, layout) if due else self.corruption
 
-    def _teach(self, latent: Tensor, shows: Shows) -> Lesson:
-        return teach(latent, shows, Layout.of(latent).pyramid, self.transformer.resize)
+    def _teacher_forcing(self, latent: Tensor, shows: ContextSource) -> TeacherForcingBatch:
+        return teacher_forcing(latent, shows, Layout.of(latent).pyramid, self.transformer.resize)
 
     def _ids(self, batch: Batch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""
@@ -268,17 +268,17 @@ class LitVideoAR(LightningModule):
         drop = torch.rand(len(ids), 1, device=ids.device) < self.condition_dropout
         return torch.where(drop, -1, ids)
 
-    def _kept_frames(self, clips: int, layout: Layout) -> Tensor | None:
+    def _draw_frame_mask(self, clips: int, layout: Layout) -> Tensor | None:
         return None if self.frame_mask is None else self.frame_mask.draw(clips, layout.frames, self.device)
 
     @torch.no_grad()
     def _score(self, batch: Batch, stage: str) -> None:
         """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
         ids, latent = self._ids(batch), self.encode(batch)
-        lesson = self._teach(latent, BitCorruption())
-        logits = self.transformer(lesson.inputs, Layout.of(latent), ids, complete=lesson.complete)
-        self.scores.update(logits, lesson.targets)
-        self.log(f"{stage}/loss", bit_loss(logits, lesson.targets), batch_size=len(ids), prog_bar=True, sync_dist=True)
+        tokens = self._teacher_forcing(latent, BitCorruption())
+        logits = self.transformer(tokens.inputs, Layout.of(latent), ids, complete=tokens.complete)
+        self.scores.update(logits, tokens.targets)
+        self.log(f"{stage}/loss", bit_loss(logits, tokens.targets), batch_size=len(ids), prog_bar=True, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")

@@ -21,13 +21,23 @@ from modules.storage.exported import read_about
 from modules.storage.tensor_file import check_joined
 from modules.tokenizer import VideoTokenizer
 from modules.transformer.decoding.precision import Precision
-from modules.user_errors import mistake
+from modules.user_errors import user_error
 from modules.videoar import VideoAR
 
 CONFIG = "fit.yaml"
 
 # What only training needs, whose classes may not be there any more.
-TRAINING = {"corruption", "frame_mask", "rollout", "memory", "optimizer", "loss", "perceptual", "adversary", "critic_optimizer"}
+TRAINING = {
+    "corruption",
+    "frame_mask",
+    "rollout",
+    "latent_cache",
+    "optimizer",
+    "loss",
+    "perceptual",
+    "adversarial",
+    "discriminator_optimizer",
+}
 KINDS: dict[str, type[nn.Module]] = {"LitVideoAR": LitVideoAR, "LitTokenizer": LitTokenizer}
 
 log = logging.getLogger(__name__)
@@ -110,7 +120,7 @@ def build(config: dict[str, Any], checkpoint: Path | str, without: Collection[st
     try:
         return parser.instantiate_classes(parser.parse_object({"model": config}))["model"]
     except ArgumentError as error:
-        raise ValueError(f"the {CONFIG} of {checkpoint}: {mistake(error)}") from error
+        raise ValueError(f"the {CONFIG} of {checkpoint}: {user_error(error)}") from error
 
 
 def find_checkpoint(path: Path) -> Path:

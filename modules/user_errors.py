@@ -16,12 +16,13 @@ SPEAKING = {"modules", "datamodules", "callbacks", "lightning", "train", "__main
 
 OUT_OF_MEMORY = (
     "out of memory. Smaller steps: --data.batch_size, with --trainer.accumulate_grad_batches for the same sum; "
-    "--model.transformer.execution.recompute true keeps less for the backward pass; -c configs/trainer/bf16.yaml halves what is kept; "
+    "--model.transformer.execution.activation_checkpointing true keeps less for the backward pass; "
+    "-c configs/trainer/bf16.yaml halves what is kept; "
     "-c configs/trainer/fsdp.yaml shares weights and optimizer among devices. python -m scripts.plan says what each of them saves"
 )
 
 
-def mistake(error: BaseException) -> str | None:
+def user_error(error: BaseException) -> str | None:
     """What a user did wrong, in one line; None if an error is none of a user's making."""
     chain = list(unwrapped(error))
     text = " ".join(str(chain[-1]).split())

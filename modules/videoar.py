@@ -22,7 +22,7 @@ class VideoAR:
     """Makes videos; :func:`modules.load` gives one.
 
     Args:
-        generation: What makes them. Its ``sampler`` and ``extension`` may be replaced (``dataclasses.replace``).
+        generation: What makes them. Its ``sampler`` and ``long_video`` may be replaced (``dataclasses.replace``).
         clip: Length, size and rate of the videos, unless asked for otherwise.
     """
 

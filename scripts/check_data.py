@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
     log.setLevel(logging.INFO)
     try:
         clip = Clip(given.frames, given.height, given.width, given.fps)
-        names = ("batch_size", "processes", "held_out_share", "bits", "temporal_factor", "spatial_factor")
+        names = ("batch_size", "processes", "held_out_fraction", "bits", "temporal_factor", "spatial_factor")
         plan = Plan(clip, **{name: getattr(given, name) for name in names})
         rows = [row for row in read_rows(given.manifest) if row.has(given.where)]
         if not rows:
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fps", type=float, default=8.0, help="its frames per second")
     parser.add_argument("--batch_size", type=int, default=Plan.batch_size, help="clips per process and step")
     parser.add_argument("--processes", type=int, default=Plan.processes, help="processes to train with")
-    parser.add_argument("--held_out_share", type=float, default=Plan.held_out_share, help="share of the files to hold out")
+    parser.add_argument("--held_out_fraction", type=float, default=Plan.held_out_fraction, help="share of the files to hold out")
     parser.add_argument("--bits", type=int, default=Plan.bits, help="the tokenizer's bits per token, for the size of a latent cache")
     parser.add_argument("--temporal_factor", type=int, default=Plan.temporal_factor, help="its frames per latent frame")
     parser.add_argument("--spatial_factor", type=int, default=Plan.spatial_factor, help="its pixels per token along a side")

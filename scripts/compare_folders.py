@@ -26,7 +26,7 @@ from datamodules.decoding.reader import VIDEOS, UnreadableVideo, probe, read_cli
 from modules.geometry import Clip
 from modules.metrics import Protocol, RandomFeatures, RealVideos, Results, VideoFeatures, distance_rows, origin, table
 from modules.storage.atomic_files import write_text
-from modules.user_errors import mistake
+from modules.user_errors import user_error
 
 log = logging.getLogger("compare_folders")
 
@@ -139,7 +139,7 @@ if __name__ == "__main__":
     try:
         main()
     except Exception as error:
-        text = mistake(error)
+        text = user_error(error)
         if text is None or os.environ.get("VIDEOAR_DEBUG"):
             raise
         sys.exit(f"error: {text}")

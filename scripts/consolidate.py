@@ -14,7 +14,7 @@ from pathlib import Path
 from modules.storage import sharded_checkpoint
 from modules.storage.tensor_file import META, save_whole
 from modules.training.fsdp import numbered
-from modules.user_errors import mistake
+from modules.user_errors import user_error
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         consolidate(given.folder, given.out)
     except Exception as error:
-        if (text := mistake(error)) is None:
+        if (text := user_error(error)) is None:
             raise
         sys.exit(f"error: {text}")
     log.info(f"{given.out}: {given.out.stat().st_size / 1e6:.1f} MB, for any number of devices, scripts.export and --init_from")

@@ -14,7 +14,7 @@ import av
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from datamodules.decoding.frames import Trouble, at_rate, opened
+from datamodules.decoding.frames import DecodeError, at_rate, opened
 from datamodules.decoding.pixels import pixels_of
 from datamodules.decoding.reader import PICTURES, VIDEOS, opened_picture, upright_pixels
 from datamodules.decoding.transforms import CENTRE
@@ -130,7 +130,7 @@ def _write_video(path: Path, shown: Iterator[Tensor], recipe: Recipe) -> Made:
                 size = pixels.shape
                 _, stream.height, stream.width = size
             elif size != pixels.shape:
-                raise Trouble("its frames change their size")
+                raise DecodeError("its frames change their size")
             frame = av.VideoFrame.from_ndarray(pixels.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
             container.mux(stream.encode(frame))
             count += 1

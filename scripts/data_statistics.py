@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from datamodules.clips.dataset import fitting_rows
 from datamodules.clips.manifest import Row
 from datamodules.clips.video_folder import hold_out
-from datamodules.decoding.frames import Trouble, every, opened
+from datamodules.decoding.frames import DecodeError, every, opened
 from datamodules.decoding.reader import is_picture, probe, shown_size
 from modules.geometry import Clip
 from modules.storage.latents import bytes_of_latent
@@ -57,7 +57,7 @@ class Plan:
         clip: What a clip measures.
         batch_size: Clips per process and step.
         processes: Number of processes.
-        held_out_share: Share of the files to hold out.
+        held_out_fraction: Share of the files to hold out.
         bits: Bits of a token.
         temporal_factor: Frames per latent frame.
         spatial_factor: Pixels per token, along a side.
@@ -69,7 +69,7 @@ class Plan:
     clip: Clip
     batch_size: int = 8
     processes: int = 1
-    held_out_share: float = 0.05
+    held_out_fraction: float = 0.05
     bits: int = 48
     temporal_factor: int = 4
     spatial_factor: int = 16
@@ -78,8 +78,8 @@ class Plan:
         for name in ("batch_size", "processes", "bits", "temporal_factor", "spatial_factor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.held_out_share < 1:
-            raise ValueError(f"held_out_share must be at least 0 and below 1, got {self.held_out_share}")
+        if not 0 <= self.held_out_fraction < 1:
+            raise ValueError(f"held_out_fraction must be at least 0 and below 1, got {self.held_out_fraction}")
         if (self.clip.frames - 1) % self.temporal_factor:
             raise ValueError(f"frames must be 1 + {self.temporal_factor} * n, got {self.clip.frames}")
         for name in ("height", "width"):
@@ -110,7 +110,7 @@ def examine(path: Path, whole: bool = True) -> Facts:
             sizes.add((shown.frame.width, shown.frame.height) if turned else (shown.frame.height, shown.frame.width))
             end = shown.end
         if len(sizes) > 1:
-            raise Trouble(f"its frames change their size: {', '.join(f'{height} x {width}' for height, width in sorted(sizes))}")
+            raise DecodeError(f"its frames change their size: {', '.join(f'{height} x {width}' for height, width in sorted(sizes))}")
         steps = [after - before for before, after in pairwise(times)]
         even = not steps or max(steps) - min(steps) <= EVEN
         height, width = sizes.pop()
@@ -183,7 +183,7 @@ def _epoch(rows: list[Row], found: dict[Path, Facts | str], plan: Plan) -> dict[
     ended = [row if row.end is not None or is_picture(row.path) else replace(row, end=lengths[row.path]) for row in rows]
     try:
         used = fitting_rows(ended, plan.clip)
-        train, held = hold_out(used, plan.held_out_share)
+        train, held = hold_out(used, plan.held_out_fraction)
     except ValueError as error:
         return {"clips": 0, "held out": 0, "batches": 0, "trouble": str(error)}
     size = bytes_of_latent(plan.latent, "float32")  # as caches are unless told otherwise

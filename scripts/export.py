@@ -23,14 +23,14 @@ from modules.geometry import Clip
 from modules.loading import build, find_checkpoint, kind_of, read_config
 from modules.storage.exported import FORMAT, about_path, check_names
 from modules.storage.tensor_file import open_tensors, save_tensors
-from modules.tokenizer.inflation import fit
-from modules.user_errors import mistake
+from modules.tokenizer.inflation import inflate_state_dict
+from modules.user_errors import user_error
 
 log = logging.getLogger(__name__)
 
 Which = Literal["averaged", "raw"]
 # What of a model is given away: arguments of its class, and networks.
-ARCHITECTURE = {"LitVideoAR": ("tokenizer", "transformer", "sampler", "extension"), "LitTokenizer": ("tokenizer",)}
+ARCHITECTURE = {"LitVideoAR": ("tokenizer", "transformer", "sampler", "long_video"), "LitTokenizer": ("tokenizer",)}
 NETWORKS = ("tokenizer", "transformer")
 ENVIRONMENT = "fit.environment.json"  # what the callback SaveRunConfig leaves in a run's folder
 
@@ -96,7 +96,7 @@ def describe(model: dict[str, Any], clip: Clip, weights: Mapping[str, Tensor], c
         network = build(model, checkpoint)
     own = network.state_dict()
     try:
-        inflated = fit(own, weights).inflated
+        inflated = inflate_state_dict(own, weights).inflated
     except ValueError as error:
         raise ValueError(f"{checkpoint} does not fit its configuration: {error}") from error
     if others := [*inflated, *sorted(set(weights) - set(own))]:
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         about = export(given.run, given.out, given.weights)
     except Exception as error:
-        if (text := mistake(error)) is None:
+        if (text := user_error(error)) is None:
             raise
         sys.exit(f"error: {text}")
     source, size = find_checkpoint(given.run), given.out.stat().st_size

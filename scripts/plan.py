@@ -33,7 +33,7 @@ from modules.planning import (
 )
 from modules.planning.per_device import Strategy, days
 from modules.transformer import VideoARTransformer
-from modules.user_errors import mistake
+from modules.user_errors import user_error
 from train import Parser, VideoARCLI
 
 GIB = 2**30
@@ -126,7 +126,7 @@ def of_transformer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16:
     with torch.device("meta"):
         model = build(settings, "the command line")
     layout = model.tokenizer.layout(clip)
-    memory = memory_of(builder(settings), layout, model.transformer.execution.recompute, bf16)
+    memory = memory_of(builder(settings), layout, model.transformer.execution.activation_checkpointing, bf16)
     work = work_of(model.tokenizer, model.transformer, clip)
     tokenizer = sum(parameter.numel() for parameter in model.tokenizer.parameters())
     return Sized(
@@ -139,8 +139,8 @@ def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: b
         raise ValueError("a tokenizer is not shared out among devices: take configs/trainer/ddp.yaml")
 
     def make() -> TokenizerTraining:
-        model = build(settings, "the command line", {"optimizer", "critic_optimizer"})
-        return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
+        model = build(settings, "the command line", {"optimizer", "discriminator_optimizer"})
+        return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversarial)
 
     with torch.device("meta"):
         training = make()
@@ -187,11 +187,11 @@ def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]
 def builder(config: dict[str, Any]) -> Builder:
     """Makes the configured transformer with other numbers of blocks."""
 
-    def make(layers: int | None, recompute: bool) -> VideoARTransformer:
+    def make(layers: int | None, activation_checkpointing: bool) -> VideoARTransformer:
         changed = copy.deepcopy(config)
         settings = changed["init_args"]["transformer"]["init_args"]
         settings["layers"] = settings["layers"] if layers is None else layers
-        settings["execution"] = {**(settings.get("execution") or {}), "recompute": recompute}
+        settings["execution"] = {**(settings.get("execution") or {}), "activation_checkpointing": activation_checkpointing}
         return build(changed, "the command line").transformer
 
     return make
@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.stdout.write(plan(compose(rest), own.tflops, own.utilisation, own.tokens))
     except Exception as error:
-        if (text := mistake(error)) is None:
+        if (text := user_error(error)) is None:
             raise
         sys.exit(f"error: {text}")
 

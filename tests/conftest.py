@@ -17,12 +17,12 @@ def seed() -> None:
 @pytest.fixture
 def tokenizer() -> VideoTokenizer:
     """16 x 16 pixels to 4 x 4 tokens of 8 bits, 4 frames per latent frame."""
-    return shaken(VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1, temporal_factor=4)).eval()
+    return perturbed(VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1, temporal_factor=4)).eval()
 
 
 @pytest.fixture
 def transformer() -> VideoARTransformer:
-    return shaken(make_transformer()).eval()
+    return perturbed(make_transformer()).eval()
 
 
 def make_transformer(bits: int = 8, **settings: object) -> VideoARTransformer:
@@ -33,7 +33,7 @@ def count_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def shaken(module: torch.nn.Module, by: float = 0.1) -> torch.nn.Module:
+def perturbed(module: torch.nn.Module, by: float = 0.1) -> torch.nn.Module:
     """Every parameter moved away from its start, where zeros and ones would hide mistakes."""
     with torch.no_grad():
         for parameter in module.parameters():

@@ -137,7 +137,7 @@ def data_of(manifest: Path, workers: int, ranks: int) -> dict[str, Any]:
         clip = {"frames": frames, "height": 16, "width": 16, "fps": 8}
         sizes = {"clip": clip, "batch_size": BATCHES[frames] // ranks, "workers": workers}
         views = {"class_path": "datamodules.FreshViews", "init_args": {"flip": True}}
-        choice = {"manifest": str(manifest), "where": {"kind": kind}, "held_out_share": 0, "broken_limit": 0.3, "views": views}
+        choice = {"manifest": str(manifest), "where": {"kind": kind}, "held_out_fraction": 0, "broken_limit": 0.3, "views": views}
         return {"class_path": "datamodules.VideoFolder", "init_args": {**sizes, **choice}}
 
     parts = {"video": part(5, "video"), "images": part(1, "picture")}

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from modules.tokenizer.losses.adversarial import Adversary, LeCAM, hinge
+from modules.tokenizer.losses.adversarial import AdversarialLoss, LeCAM, hinge
 from modules.tokenizer.losses.discriminator import FrameCritic, VideoCritic
 
 REAL, FAKE = [2.0, -1.0, 0.5], [-3.0, 0.0, 1.5, 1.5]
 
 
-def small(**settings: float) -> Adversary:
-    return Adversary(**{"channels": 8, **settings})
+def small(**settings: float) -> AdversarialLoss:
+    return AdversarialLoss(**{"channels": 8, **settings})
 
 
 @pytest.mark.parametrize(("frames", "times"), [(9, 3), (5, 2), (2, 1), (1, 1)])

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import make_transformer, shaken
+from conftest import make_transformer, perturbed
 
-from modules.autoregression import BitCorruption, Generation, Guidance, ReEncoding, Sampler, bit_loss, teach
+from modules.autoregression import BitCorruption, Generation, Guidance, ReEncoding, Sampler, bit_loss, teacher_forcing
 from modules.autoregression.teacher_forcing import opening_contexts
 from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
@@ -35,12 +35,12 @@ def generators(*seeds: int) -> list[torch.Generator]:
 @pytest.mark.parametrize("corruption", [BitCorruption(), Flips()])
 def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize: Resize, monkeypatch: pytest.MonkeyPatch) -> None:
     """An oracle in the transformer's place answers with the taught bits, flipped: every input must be the teacher's, bit for bit."""
-    lesson, transformer = teach(latents(), corruption, LAYOUT.pyramid, resize), make_transformer(resize=resize)
+    batch_tokens, transformer = teacher_forcing(latents(), corruption, LAYOUT.pyramid, resize), make_transformer(resize=resize)
     seen, remembered = [], []
 
     def oracle(inputs: torch.Tensor, scale: int, decoding: Decoding) -> torch.Tensor:
         seen.append(inputs)
-        bits = lesson.targets[:, LAYOUT.block(decoding.frame, scale)].transpose(1, 2).unflatten(2, LAYOUT.pyramid.sizes[scale])
+        bits = batch_tokens.targets[:, LAYOUT.block(decoding.frame, scale)].transpose(1, 2).unflatten(2, LAYOUT.pyramid.sizes[scale])
         flipped = corruption.flip(bits, torch.zeros(2)).flatten(2).transpose(1, 2)
         return torch.where(flipped, 50.0, -50.0)
 
@@ -53,23 +53,23 @@ def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize
     monkeypatch.setattr(transformer, "remember", remember)
     ids = transformer.condition.of_batch(torch.tensor([0, 1]), [])
     list(Sampler(NO_GUIDANCE).frames(transformer, ids, LAYOUT, generators(0, 1)))
-    torch.testing.assert_close(torch.cat(seen, dim=1), lesson.inputs, rtol=0, atol=0)
+    torch.testing.assert_close(torch.cat(seen, dim=1), batch_tokens.inputs, rtol=0, atol=0)
     assert [frame for frame, _ in remembered] == [0, 1]
     told = torch.stack([complete for _, complete in remembered], dim=1)
-    torch.testing.assert_close(told, lesson.complete[:, :-1].flatten(3).transpose(2, 3), rtol=0, atol=0)
+    torch.testing.assert_close(told, batch_tokens.complete[:, :-1].flatten(3).transpose(2, 3), rtol=0, atol=0)
 
 
 def test_without_corruption_the_targets_are_the_tokenizers_bits(tokenizer: VideoTokenizer) -> None:
     latent = latents()
     quantized = tokenizer.quantize(latent)
     expected = torch.cat([bits.flatten(2, 3) for bits in quantized.bits], dim=2).flatten(1, 2)
-    assert torch.equal(teach(latent, BitCorruption(), LAYOUT.pyramid).targets, expected)
+    assert torch.equal(teacher_forcing(latent, BitCorruption(), LAYOUT.pyramid).targets, expected)
 
 
 def test_targets_repair_the_flips() -> None:
     """A frame's first targets do not depend on flips; later ones do, and are the bits of what the flipped sum leaves over."""
     latent = latents()
-    clean, flipped = teach(latent, BitCorruption(), LAYOUT.pyramid), teach(latent, Flips(), LAYOUT.pyramid)
+    clean, flipped = teacher_forcing(latent, BitCorruption(), LAYOUT.pyramid), teacher_forcing(latent, Flips(), LAYOUT.pyramid)
     for frame in range(3):
         first, second = LAYOUT.block(frame, 0), LAYOUT.block(frame, 1)
         assert torch.equal(clean.targets[:, first], flipped.targets[:, first])
@@ -81,7 +81,7 @@ def test_targets_repair_the_flips() -> None:
 
 def test_errors_of_a_frame_reach_the_next_ones_first_input() -> None:
     latent = latents()
-    clean, flipped = teach(latent, BitCorruption(), LAYOUT.pyramid), teach(latent, Flips(), LAYOUT.pyramid)
+    clean, flipped = teacher_forcing(latent, BitCorruption(), LAYOUT.pyramid), teacher_forcing(latent, Flips(), LAYOUT.pyramid)
     start = LAYOUT.block(1, 0)
     assert not torch.equal(clean.inputs[:, start], flipped.inputs[:, start])
     assert torch.equal(clean.inputs[:, 0], torch.zeros(2, 8))
@@ -216,16 +216,18 @@ def test_impossible_requests_are_refused(transformer: VideoARTransformer, tokeni
 def test_a_model_that_learned_one_clip_gives_it_back(history: str) -> None:
     """Greedy sampling repeats the clip: what training fed and what sampling feeds are the same thing."""
     latent = latents(3)[:1]
-    transformer = shaken(make_transformer(history=history))
+    transformer = perturbed(make_transformer(history=history))
     ids = transformer.condition.of_batch(torch.tensor([3]), [])
-    lesson = teach(latent, BitCorruption(), LAYOUT.pyramid)
+    batch_tokens = teacher_forcing(latent, BitCorruption(), LAYOUT.pyramid)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=3e-3)
     for _ in range(200):
-        loss = bit_loss(transformer(lesson.inputs, LAYOUT, ids, complete=lesson.complete), lesson.targets)
+        loss = bit_loss(transformer(batch_tokens.inputs, LAYOUT, ids, complete=batch_tokens.complete), batch_tokens.targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert ((transformer(lesson.inputs, LAYOUT, ids, complete=lesson.complete) > 0) == lesson.targets).float().mean() > 0.99
+    assert (
+        (transformer(batch_tokens.inputs, LAYOUT, ids, complete=batch_tokens.complete) > 0) == batch_tokens.targets
+    ).float().mean() > 0.99
     made = sample(transformer, Sampler(NO_GUIDANCE, temperature=0.0), [3], [0])
     expected = VideoTokenizer(bits=8, channels=24, multipliers=(1,), blocks=1, temporal_factor=1).quantize(latent).latent
     torch.testing.assert_close(made, expected)

@@ -14,8 +14,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from toy_runs import CONFIGS, ROOT, arguments, compose, run
 
 from modules.geometry import Clip
+from modules.user_errors import user_error
 from scripts.export_digits import export
-from train import main, mistake
+from train import main
 
 # All that a run may leave behind that was refused: what it was asked to do, which is written whole.
 RECORDS = {
@@ -78,7 +79,7 @@ def refusal(root: Path, command: str, task: str, *more: object) -> str:
     """The line that a user sees; only records are left behind."""
     with pytest.raises((ValueError, FileNotFoundError, ArgumentError, MisconfigurationException)) as caught:
         run(command, task, root, *more)
-    line = mistake(caught.value)
+    line = user_error(caught.value)
     assert line and "\n" not in line and "Union" not in line
     left = [path for path in root.rglob("*") if path.is_file()]
     assert {path.name for path in left} <= RECORDS and all(yaml.safe_load(path.read_text()) for path in left)
@@ -162,7 +163,7 @@ SAMPLES: dict[str, tuple[Callable[[Inputs], list[object]], list[str]]] = {
         ["prompts.jsonl:1", "a prefix must have 1 + 4 * n frames, got 4"],
     ),
     "key": (lambda inputs: inputs.sample('{"condition": "3 left", "prefx": "a.png"}'), ["prompts.jsonl:1", "'prefx'"]),
-    "window": (lambda inputs: [*inputs.sample('{"condition": "3 left"}'), "--model.extension.window=10"], ["extension.window", "10"]),
+    "window": (lambda inputs: [*inputs.sample('{"condition": "3 left"}'), "--model.long_video.window=10"], ["long_video.window", "10"]),
     "temperature": (lambda inputs: [*inputs.sample('{"condition": "3 left"}'), "--model.sampler.temperature=-1"], ["temperature", "-1"]),
     "no prompts at all": (lambda inputs: ["--init_from", inputs.weights], ["prompts", "MovingDigits", "configs/sample.yaml"]),
     "no weights": (lambda inputs: inputs.sample('{"condition": "3 left"}')[:-2], ["predict", "--ckpt_path", "--init_from"]),
@@ -195,7 +196,7 @@ def test_a_model_refuses_data_with_other_classes(inputs: Inputs, tmp_path: Path)
 def test_a_word_that_is_no_command(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError) as caught:
         main(["train", "-c", str(CONFIGS / "tokenizer.yaml")])
-    line = mistake(caught.value)
+    line = user_error(caught.value)
     assert line and "'train'" in line and "'fit'" in line
 
 
@@ -210,14 +211,14 @@ def test_our_own_mistakes_are_not_called_the_users(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(f"modules.LitTokenizer.{place}", wrong)
         with pytest.raises(Exception, match="wrong") as caught:
             run("fit", "tokenizer", tmp_path)
-        assert mistake(caught.value) is None
+        assert user_error(caught.value) is None
 
 
 def test_values_that_another_package_refuses_are_not_called_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("modules.LitTokenizer.training_step", lambda *_: torch.distributions.Bernoulli(2.0))
     with pytest.raises(ValueError, match="Bernoulli") as caught:
         run("fit", "tokenizer", tmp_path)
-    assert mistake(caught.value) is None
+    assert user_error(caught.value) is None
 
 
 @pytest.mark.parametrize(("debug", "option"), [("", "--data.manifest"), ("1", "--data.manifesto")])

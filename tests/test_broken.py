@@ -69,7 +69,9 @@ def test_training_goes_on(corpus: tuple[Path, dict[str, str]], tmp_path: Path, c
     manifest = write_manifest(folder, list(fates), **({} if opened_before else {"end": 0.04}))
 
     def run(root: Path, workers: int, visits: int = 1) -> Watcher:
-        data = VideoFolder(Clip(frames, 16, 16, 25.0), manifest=manifest, held_out_share=0, broken_limit=1.0, batch_size=5, workers=workers)
+        data = VideoFolder(
+            Clip(frames, 16, 16, 25.0), manifest=manifest, held_out_fraction=0, broken_limit=1.0, batch_size=5, workers=workers
+        )
         return record(data, root, 1 + visits * len(fates) // 5, model=Watcher())
 
     with caplog.at_level(logging.WARNING):
@@ -97,7 +99,7 @@ def test_a_run_that_goes_on_reports_nothing_twice(corpus: tuple[Path, dict[str, 
     manifest = write_manifest(folder, names, end=0.04)
 
     def run(steps: int, **options: Any) -> list[list[int]]:
-        data = VideoFolder(CLIP, manifest=manifest, held_out_share=0, broken_limit=1.0, batch_size=4)
+        data = VideoFolder(CLIP, manifest=manifest, held_out_fraction=0, broken_limit=1.0, batch_size=4)
         return record(data, options.pop("root", tmp_path), steps, **options).seen
 
     whole = run(20, root=tmp_path / "whole")
@@ -114,7 +116,7 @@ def test_what_stands_in_does_not_depend_on_what_was_found_before(tmp_path: Path)
     manifest = write_manifest(tmp_path, [f"{number}.mkv" for number in range(6)], end=2.0)
 
     def clips() -> FolderClips:
-        return VideoFolder(CLIP, manifest=manifest, held_out_share=0, broken_limit=1.0, views=FreshViews()).dataset("train")
+        return VideoFolder(CLIP, manifest=manifest, held_out_fraction=0, broken_limit=1.0, views=FreshViews()).dataset("train")
 
     def look(item: dict) -> tuple[int, float]:
         return item["index"], item["video"].double().sum().item()
@@ -137,7 +139,7 @@ def test_too_many_end_the_run_in_one_line(tmp_path: Path, workers: int, values: 
     manifest = write_manifest(tmp_path, [f"{number}.mp4" for number in range(10)], **values)
 
     def data(limit: float) -> VideoFolder:
-        return VideoFolder(CLIP, manifest=manifest, held_out_share=0, broken_limit=limit, batch_size=2, workers=workers)
+        return VideoFolder(CLIP, manifest=manifest, held_out_fraction=0, broken_limit=limit, batch_size=2, workers=workers)
 
     assert len(record(data(0.2), tmp_path / "within", 5).seen) == 5
     with pytest.raises(ValueError, match="2 of 10 rows are unreadable, more than the broken_limit of 0.19; ") as caught:
@@ -179,7 +181,7 @@ def test_a_decoder_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch, wo
     for name in names:
         write_video(tmp_path / name)
     monkeypatch.setattr(clip_dataset, "read_clip", hang_at_stuck_files)
-    settings = {"held_out_share": 0, "broken_limit": 0.4, "time_limit": 2.0, "batch_size": 2, "workers": workers}
+    settings = {"held_out_fraction": 0, "broken_limit": 0.4, "time_limit": 2.0, "batch_size": 2, "workers": workers}
     watcher = record(VideoFolder(CLIP, manifest=write_manifest(tmp_path, names), **settings), tmp_path / "run", 9)
     assert len(watcher.seen) == 9 and {index for step in watcher.seen for index in step} == {0, 2, 4, 5}
     assert sorted(line["path"] for line in reported(tmp_path / "run")) == ["stuck0.mp4", "stuck1.mp4"]

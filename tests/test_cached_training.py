@@ -10,7 +10,7 @@ from latent_runs import CACHED, ENCODE, Made, encode, files, losses, make
 from toy_runs import CONFIGS, compose, run, weights
 
 from datamodules import CachedLatents, Mixture, MovingDigits
-from datamodules.base import Beginning
+from datamodules.base import StageOverride
 from modules.geometry import Clip
 from modules.tokenizer import encoder
 
@@ -58,9 +58,9 @@ def test_shorter_clips_are_cut_from_longer_ones(made: Made, tmp_path: Path) -> N
 
 def test_clips_may_grow_and_be_mixed_with_videos(made: Made, tmp_path: Path) -> None:
     """The batches are those of the clips themselves in the same mixture; latents of another tokenizer are found in it too."""
-    clip, until = Clip(5, 16, 16), {6: Beginning(frames=1, batch_size=2)}
-    whole = {name: MovingDigits(clip, clips=16, held_out=4, batch_size=4, until=until) for name in ("a", "b")}
-    cached = {**whole, "a": CachedLatents(clip, folder=str(made.latents), batch_size=4, until=until)}
+    clip, milestones = Clip(5, 16, 16), {6: StageOverride(frames=1, batch_size=2)}
+    whole = {name: MovingDigits(clip, clips=16, held_out=4, batch_size=4, milestones=milestones) for name in ("a", "b")}
+    cached = {**whole, "a": CachedLatents(clip, folder=str(made.latents), batch_size=4, milestones=milestones)}
     seen = []
     for parts in (whole, cached):
         data = Mixture(parts["a"].clip, parts=parts, ratio={"a": 2, "b": 1}, main="a")
@@ -157,7 +157,7 @@ def test_what_a_cached_run_leaves_can_be_looked_at_and_completed(made: Made, tmp
 
 def test_clips_longer_than_the_window_are_refused_before_training(made: Made, tmp_path: Path) -> None:
     latents = encode(tmp_path, made.tokenizer, "--data.clip.frames", 13)
-    with pytest.raises(ValueError, match=r"a video of 13 frames, longer than model\.extension\.window, needs the tokenizer's encoder"):
+    with pytest.raises(ValueError, match=r"a video of 13 frames, longer than model\.long_video\.window, needs the tokenizer's encoder"):
         run("fit", "videoar", tmp_path, *CACHED, "--data.folder", latents, "--data.clip.frames", 13, "--init_from", made.tokenizer)
 
 

@@ -158,11 +158,11 @@ class StopAt(Callback):
 
 
 CRITICS = (
-    "--model.adversary",
-    "Adversary",
-    "--model.adversary.channels",
+    "--model.adversarial",
+    "AdversarialLoss",
+    "--model.adversarial.channels",
     8,
-    "--model.adversary.start_step",
+    "--model.adversarial.start_step",
     1,
     "--model.scale_dropping",
     0.5,

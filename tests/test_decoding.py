@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_transformer, shaken
+from conftest import make_transformer, perturbed
 from torch import Tensor
 
 from modules.geometry import Layout, Pyramid
@@ -17,13 +17,13 @@ FRAMES = 7
 
 def run(transformer: VideoARTransformer, inputs: Tensor, complete: Tensor, ids: list[Tensor], sink: bool) -> tuple[Tensor, int]:
     """Logits of all frames, with the condition told anew at every frame, and the largest cache on the way."""
-    decoding, most = transformer.begin(transformer.condition(ids[0]), LAYOUT, sink), 0
+    decoding, most = transformer.start_decoding(transformer.condition(ids[0]), LAYOUT, sink), 0
     logits = []
     for frame in range(FRAMES):
         if frame > 0:
-            transformer.remember(complete[:, frame - 1].flatten(2).transpose(1, 2), decoding)
+            transformer.commit_frame(complete[:, frame - 1].flatten(2).transpose(1, 2), decoding)
             if not torch.equal(ids[frame], ids[frame - 1]):
-                transformer.tell(transformer.condition(ids[frame]), decoding)
+                transformer.set_condition(transformer.condition(ids[frame]), decoding)
         for scale in range(LAYOUT.pyramid.scales):
             block = Layout(LAYOUT.pyramid, FRAMES).block(frame, scale)
             logits.append(transformer.step(inputs[:, block], scale, decoding))
@@ -104,7 +104,7 @@ def slow(transformer: VideoARTransformer, inputs: Tensor, complete: Tensor, ids:
 def test_a_run_longer_than_training_equals_its_rules(settings: dict, sink: bool, told: str) -> None:
     if sink and "window" in settings:
         pytest.skip("refused, see below")
-    transformer = shaken(make_transformer(**settings)).eval()
+    transformer = perturbed(make_transformer(**settings)).eval()
     ids = [
         transformer.condition.of_batch(torch.tensor([0, 5] if told == "once" or frame < 2 else [frame % 6, 1]), [])
         for frame in range(FRAMES)
@@ -116,11 +116,11 @@ def test_a_run_longer_than_training_equals_its_rules(settings: dict, sink: bool,
     assert expected.std() > 0.1
     torch.testing.assert_close(fast, expected, rtol=0, atol=1e-4)
     past = min(transformer.window or 99, LAYOUT.frames - 1)
-    assert most == TokenSequence(LAYOUT, 2, transformer.history).most_cached(past)
+    assert most == TokenSequence(LAYOUT, 2, transformer.history).max_cached_tokens(past)
 
 
 def test_a_sink_that_leaves_no_room_is_refused() -> None:
     transformer = make_transformer(window=1)
     prompt = transformer.condition(transformer.condition.of_batch(torch.tensor([0]), []))
     with pytest.raises(ValueError, match="at least 2 visible past frames, got 1"):
-        transformer.begin(prompt, LAYOUT, sink=True)
+        transformer.start_decoding(prompt, LAYOUT, sink=True)

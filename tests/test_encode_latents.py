@@ -14,7 +14,7 @@ from toy_runs import ROOT, arguments, compose, weights
 
 from callbacks.writers import write_latents
 from datamodules import CachedLatents, ClipDataModule, FreshViews, Mixture, MovingDigits, VideoBuckets, VideoFolder
-from datamodules.base import Beginning
+from datamodules.base import StageOverride
 from datamodules.loaders import shards
 from modules.geometry import Clip
 from modules.storage.latents import LatentCache, header
@@ -106,7 +106,10 @@ PARTS = {"a": MovingDigits(CLIP), "b": MovingDigits(CLIP)}
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (MovingDigits(CLIP, until={3: Beginning(frames=1)}), r"and some have frames 1, height 16, width 16, fps 8: encode every size in a"),
+        (
+            MovingDigits(CLIP, milestones={3: StageOverride(frames=1)}),
+            r"and some have frames 1, height 16, width 16, fps 8: encode every size in a",
+        ),
         (Mixture(CLIP, parts=PARTS, ratio={"a": 1, "b": 2}, main="a"), r"encode the parts a, b one by one, each in a folder of its own"),
         (VideoBuckets(CLIP, manifest="none.jsonl", sizes=[(16, 16), (16, 32)]), r"and some have frames 5, height 16, width 32"),
         (VideoFolder(CLIP, manifest="none.jsonl", views=FreshViews()), r"change from visit to visit .* leave datamodules\.FreshViews out"),

@@ -93,7 +93,7 @@ def test_without_averaging_there_are_raw_weights_only(tmp_path: Path) -> None:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a tokenizer with critics, which an export leaves out."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    run("fit", "tokenizer", folder, "--model.adversary", "Adversary", "--model.adversary.start_step", 0)
+    run("fit", "tokenizer", folder, "--model.adversarial", "AdversarialLoss", "--model.adversarial.start_step", 0)
     return folder
 
 

@@ -19,7 +19,7 @@ from benchmarks.kill import compare, stress
 from callbacks.checkpoint import last_checkpoint
 from callbacks.checkpoint.atomic_checkpoint import AtomicCheckpointIO
 from callbacks.checkpoint.last_checkpoint import check_folder
-from modules.user_errors import mistake
+from modules.user_errors import user_error
 
 
 def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_out_of_memory_says_what_to_change() -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried"),
         RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
     ):
-        text = str(mistake(error))
-        assert text.startswith("out of memory") and "--data.batch_size" in text and "recompute" in text and "\n" not in text
-    assert mistake(RuntimeError("something else")) is None
+        text = str(user_error(error))
+        assert text.startswith("out of memory") and "--data.batch_size" in text and "activation_checkpointing" in text and "\n" not in text
+    assert user_error(RuntimeError("something else")) is None
 
 
 @pytest.mark.slow

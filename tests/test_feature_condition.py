@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import shaken
+from conftest import perturbed
 from fake_encoder import FakeEncoder
 from toy_runs import CONFIGS, run, weights
 
@@ -33,11 +33,11 @@ def cache(tmp_path: Path) -> str:
 
 
 def make_condition(cache: str, length: int = 6) -> FeatureCondition:
-    return shaken(FeatureCondition(16, cache, length))
+    return perturbed(FeatureCondition(16, cache, length))
 
 
 def make_transformer(cache: str, **settings: object) -> VideoARTransformer:
-    return shaken(VideoARTransformer(8, lambda width: FeatureCondition(width, cache, 6), width=48, layers=2, heads=2, **settings)).eval()
+    return perturbed(VideoARTransformer(8, lambda width: FeatureCondition(width, cache, 6), width=48, layers=2, heads=2, **settings)).eval()
 
 
 @pytest.mark.parametrize("width", [12, 7])
@@ -175,12 +175,12 @@ def test_block_by_block_logits_equal_the_full_pass(cache: str, settings: dict) -
     complete = torch.randn(3, LAYOUT.frames, 8, 3, 4)
     with torch.no_grad():
         full = transformer(inputs, LAYOUT, ids, complete=complete)
-        decoding = transformer.begin(transformer.condition(ids), LAYOUT)
+        decoding = transformer.start_decoding(transformer.condition(ids), LAYOUT)
         logits = []
         for frame in range(LAYOUT.frames):
             for scale in range(LAYOUT.pyramid.scales):
                 logits.append(transformer.step(inputs[:, LAYOUT.block(frame, scale)], scale, decoding))
-            transformer.remember(complete[:, frame].flatten(2).transpose(1, 2), decoding)
+            transformer.commit_frame(complete[:, frame].flatten(2).transpose(1, 2), decoding)
         stepped = torch.cat(logits, dim=1)
         assert (full - transformer(inputs, LAYOUT, ids.roll(1, 0), complete=complete)).abs().amax() > 1e-2
     torch.testing.assert_close(stepped, full, rtol=0, atol=1e-4)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_transformer, shaken
+from conftest import make_transformer, perturbed
 
 from modules.geometry import Layout, Pyramid
 from modules.transformer import Execution, RandomFrameMask, VideoARTransformer
@@ -62,7 +62,7 @@ def test_the_cases_above_have_partial_whole_and_skipped_tiles() -> None:
 
 def pair(execution: Execution, **settings: object) -> tuple[VideoARTransformer, VideoARTransformer]:
     """The same weights with another execution, and with the dense one."""
-    other, reference = make_transformer(execution=execution, **settings), shaken(make_transformer(execution=DENSE, **settings))
+    other, reference = make_transformer(execution=execution, **settings), perturbed(make_transformer(execution=DENSE, **settings))
     other.load_state_dict(reference.state_dict())
     return other, reference
 
@@ -85,7 +85,7 @@ def test_logits_without_the_dense_mask_are_the_same(settings: dict) -> None:
     given = inputs_of(layout, CPU)
     with torch.no_grad():
         for kept in (None, RandomFrameMask(0.5).draw(2, 3, CPU)):
-            torch.testing.assert_close(flex(**given, kept_frames=kept), reference(**given, kept_frames=kept), rtol=0, atol=1e-4)
+            torch.testing.assert_close(flex(**given, frame_mask=kept), reference(**given, frame_mask=kept), rtol=0, atol=1e-4)
 
 
 def test_only_long_sequences_on_cuda_with_gradients_are_automatic() -> None:
@@ -104,7 +104,7 @@ def test_gradients_without_the_dense_mask_are_the_same(settings: dict) -> None:
     flex, reference = (model.to(device) for model in pair(FLEX, **settings))
     given = inputs_of(layout, device)
     for kept in (None, RandomFrameMask(0.5).draw(2, 5, device), RandomFrameMask(0.5).draw(2, 5, device)):
-        losses = [model(**given, kept_frames=kept).square().mean() for model in (flex, reference)]
+        losses = [model(**given, frame_mask=kept).square().mean() for model in (flex, reference)]
         torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
         for loss in losses:
             loss.backward()

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from modules.autoregression import BitCorruption, Lesson, teach
+from modules.autoregression import BitCorruption, TeacherForcingBatch, teacher_forcing
 from modules.geometry import Pyramid
 from modules.pixels import to_unit
 from modules.tokenizer import VideoTokenizer
 from modules.tokenizer.bsq import straight_through
-from modules.tokenizer.pyramid import down, walk
+from modules.tokenizer.pyramid import coarse_to_fine, down
 
 GOLDEN = Path(os.environ.get("VIDEOAR_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 IMAGES, VIDEO = GOLDEN / "setA_d16_f16", GOLDEN / "setD_d12_3dcausal"
@@ -89,19 +89,19 @@ def test_gradient_through_the_bits_but_not_through_the_residuals(expected: dict[
     def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
         return straight_through(down(latent - partial.detach(), pyramid.sizes[scale]))[1]
 
-    (walk(pyramid, choose, torch.zeros_like(latent)) * expected["ste_weight"]).sum().backward()
+    (coarse_to_fine(pyramid, choose, torch.zeros_like(latent)) * expected["ste_weight"]).sum().backward()
     close_to(latent.grad, expected["ste_grad_h_detach"])
 
 
 def test_averaged_contexts(expected: dict[str, Tensor]) -> None:
-    lesson, pyramid = teach(latent_of(expected), BitCorruption(), pyramid_of(expected)), pyramid_of(expected)
-    for context, scale in zip(lesson.inputs.split(pyramid.areas, dim=1)[1:], range(1, pyramid.scales), strict=True):
+    batch_tokens, pyramid = teacher_forcing(latent_of(expected), BitCorruption(), pyramid_of(expected)), pyramid_of(expected)
+    for context, scale in zip(batch_tokens.inputs.split(pyramid.areas, dim=1)[1:], range(1, pyramid.scales), strict=True):
         reference = expected[f"var_input_area_{scale}"].flatten(2).transpose(1, 2)
         torch.testing.assert_close(context, reference, rtol=0, atol=1e-5)
 
 
 def test_point_sampled_contexts_and_their_targets(expected: dict[str, Tensor]) -> None:
-    agrees(teach(latent_of(expected), BitCorruption(), pyramid_of(expected), "bilinear"), expected, "bsc0")
+    agrees(teacher_forcing(latent_of(expected), BitCorruption(), pyramid_of(expected), "bilinear"), expected, "bsc0")
 
 
 class RecordedFlips(BitCorruption):
@@ -118,7 +118,7 @@ class RecordedFlips(BitCorruption):
 def test_flipped_contexts_and_self_corrected_targets(expected: dict[str, Tensor]) -> None:
     pyramid = pyramid_of(expected)
     flips = RecordedFlips([expected[f"bscF_flipmask_{scale}"] for scale in range(pyramid.scales)])
-    agrees(teach(latent_of(expected), flips, pyramid, "bilinear"), expected, "bscF")
+    agrees(teacher_forcing(latent_of(expected), flips, pyramid, "bilinear"), expected, "bscF")
 
 
 def test_latents_bits_and_pixels_of_video() -> None:
@@ -143,6 +143,6 @@ def close_to(gradient: Tensor | None, expected: Tensor) -> None:
     torch.testing.assert_close(gradient.view_as(expected), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-def agrees(lesson: Lesson, expected: dict[str, Tensor], name: str) -> None:
-    assert torch.equal(lesson.targets, expected[f"{name}_labels_BLd"].bool())
-    torch.testing.assert_close(lesson.inputs[:, 1:], expected[f"{name}_x_BLC_wo_prefix"], rtol=0, atol=1e-5)
+def agrees(batch_tokens: TeacherForcingBatch, expected: dict[str, Tensor], name: str) -> None:
+    assert torch.equal(batch_tokens.targets, expected[f"{name}_labels_BLd"].bool())
+    torch.testing.assert_close(batch_tokens.inputs[:, 1:], expected[f"{name}_x_BLC_wo_prefix"], rtol=0, atol=1e-5)

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_transformer, shaken
+from conftest import make_transformer, perturbed
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from modules.autoregression import Generation, Guidance, ReEncoding, Sampler, TokenKeeping
-from modules.autoregression.long_video import Extension
+from modules.autoregression import Generation, Guidance, KVCacheWindow, ReEncoding, Sampler
+from modules.autoregression.long_video import LongVideoStrategy
 from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import Execution, VideoARTransformer
@@ -94,12 +94,12 @@ def some_ids(transformer: VideoARTransformer, *classes: int) -> Tensor:
 def run(transformer: VideoARTransformer, seed: int, frames: int = 6, sink: bool = False) -> Tensor:
     """Logits of a run whose condition changes once, on random inputs."""
     chance = torch.Generator().manual_seed(seed)
-    decoding, logits = transformer.begin(transformer.condition(some_ids(transformer, 0, 5)), LAYOUT, sink), []
+    decoding, logits = transformer.start_decoding(transformer.condition(some_ids(transformer, 0, 5)), LAYOUT, sink), []
     for frame in range(frames):
         if frame > 0:
-            transformer.remember(torch.randn(2, 12, 8, generator=chance), decoding)
+            transformer.commit_frame(torch.randn(2, 12, 8, generator=chance), decoding)
         if frame == 4:
-            transformer.tell(transformer.condition(some_ids(transformer, seed % 6, 2)), decoding)
+            transformer.set_condition(transformer.condition(some_ids(transformer, seed % 6, 2)), decoding)
         for scale, area in enumerate(LAYOUT.pyramid.areas):
             logits.append(transformer.step(torch.randn(2, area, 8, generator=chance), scale, decoding))
     return torch.cat(logits, dim=1)
@@ -109,7 +109,7 @@ def run(transformer: VideoARTransformer, seed: int, frames: int = 6, sink: bool 
 @torch.no_grad()
 def test_replayed_steps_give_the_same_bits(settings: dict[str, Any]) -> None:
     """Of the run that records, and of later ones with other inputs and conditions, in inference mode and out of it."""
-    plain = shaken(make_transformer(**settings)).eval()
+    plain = perturbed(make_transformer(**settings)).eval()
     replayed = recorded(plain)
     for seed in (0, 1):
         with torch.inference_mode(seed == 0):
@@ -136,13 +136,13 @@ def test_a_run_without_an_end_records_few_steps(settings: dict[str, Any]) -> Non
 
 def test_the_window_of_one_frame_still_tells_the_first_block_from_later_ones() -> None:
     """No past frame is seen there, so the length of the cache does not tell them apart."""
-    plain = shaken(make_transformer()).eval()
+    plain = perturbed(make_transformer()).eval()
     with torch.no_grad():
         layout, logits = Layout(LAYOUT.pyramid, 1), []
         for transformer in (plain, recorded(plain)):
-            decoding = transformer.begin(transformer.condition(some_ids(transformer, 0)), layout)
+            decoding = transformer.start_decoding(transformer.condition(some_ids(transformer, 0)), layout)
             first = transformer.step(torch.ones(1, 1, 8), 0, decoding)
-            transformer.remember(torch.ones(1, 12, 8), decoding)
+            transformer.commit_frame(torch.ones(1, 12, 8), decoding)
             logits.append((first, transformer.step(torch.ones(1, 1, 8), 0, decoding)))
     assert all(torch.equal(one, other) for one, other in zip(*logits, strict=True))
     assert not torch.equal(*logits[0])
@@ -152,19 +152,19 @@ def test_the_window_of_one_frame_still_tells_the_first_block_from_later_ones() -
 def test_runs_at_a_time_do_not_share_a_workspace_and_later_ones_do() -> None:
     transformer = recorded(make_transformer().eval())
     prompt = transformer.condition(some_ids(transformer, 0, 5))
-    first, second = transformer.begin(prompt, LAYOUT), transformer.begin(prompt, LAYOUT)
+    first, second = transformer.start_decoding(prompt, LAYOUT), transformer.start_decoding(prompt, LAYOUT)
     assert first.space is not second.space
     space = first.space
     del first
     gc.collect()
-    third = transformer.begin(prompt, LAYOUT)
+    third = transformer.start_decoding(prompt, LAYOUT)
     assert third.space is space and third.cache.length == 2
-    assert transformer.begin(transformer.condition(some_ids(transformer, 0)), LAYOUT).space not in (space, second.space)
+    assert transformer.start_decoding(transformer.condition(some_ids(transformer, 0)), LAYOUT).space not in (space, second.space)
 
 
 @torch.no_grad()
 def test_moved_weights_are_recorded_anew_and_copies_start_with_nothing() -> None:
-    plain = shaken(make_transformer()).eval()
+    plain = perturbed(make_transformer()).eval()
     replayed = recorded(plain)
     run(replayed, 0)
     copied = copy.deepcopy(replayed)
@@ -181,21 +181,21 @@ def test_moved_weights_are_recorded_anew_and_copies_start_with_nothing() -> None
 def test_few_workspaces_are_kept() -> None:
     transformer = recorded(make_transformer().eval())
     for clips in range(1, 9):
-        transformer.begin(transformer.condition(some_ids(transformer, *[0] * clips)), LAYOUT)
+        transformer.start_decoding(transformer.condition(some_ids(transformer, *[0] * clips)), LAYOUT)
     assert len(transformer.workspaces._kept) == 4
 
 
-def videos(transformer: VideoARTransformer, tokenizer: VideoTokenizer, extension: Extension, device: str = "cpu") -> Tensor:
+def videos(transformer: VideoARTransformer, tokenizer: VideoTokenizer, long_video: LongVideoStrategy, device: str = "cpu") -> Tensor:
     """Two streams whose frames are asked for in turns."""
-    generate = Generation(tokenizer, transformer, Sampler(Guidance(1.0, 2.0, 3.0, 3.0)), extension)
+    generate = Generation(tokenizer, transformer, Sampler(Guidance(1.0, 2.0, 3.0, 3.0)), long_video)
     ids = [some_ids(transformer, number, 4).to(device) for number in (0, 1)]
     streams = [generate.stream(one, Clip(1, 16, 16), [0, 1]) for one in ids]
     return torch.cat([piece for pieces in islice(zip(*streams, strict=True), 4) for piece in pieces], dim=2)
 
 
-@pytest.mark.parametrize("extension", [ReEncoding(9, 5), TokenKeeping(9), TokenKeeping(9, sink=True)], ids=["again", "kept", "sink"])
-def test_videos_are_the_same(transformer: VideoARTransformer, tokenizer: VideoTokenizer, extension: Extension) -> None:
-    assert torch.equal(videos(transformer, tokenizer, extension), videos(recorded(transformer), tokenizer, extension))
+@pytest.mark.parametrize("long_video", [ReEncoding(9, 5), KVCacheWindow(9), KVCacheWindow(9, sink=True)], ids=["again", "kept", "sink"])
+def test_videos_are_the_same(transformer: VideoARTransformer, tokenizer: VideoTokenizer, long_video: LongVideoStrategy) -> None:
+    assert torch.equal(videos(transformer, tokenizer, long_video), videos(recorded(transformer), tokenizer, long_video))
 
 
 def test_without_cuda_nothing_is_recorded() -> None:
@@ -208,16 +208,16 @@ def test_without_cuda_nothing_is_recorded() -> None:
 @torch.no_grad()
 def test_graphs_on_a_gpu(settings: dict[str, Any], tokenizer: VideoTokenizer) -> None:
     """Logits, and videos with several runs at a time; under autocast, too."""
-    plain = shaken(make_transformer(**settings)).eval().cuda()
+    plain = perturbed(make_transformer(**settings)).eval().cuda()
     graphed = copy.deepcopy(plain)
     graphed.execution = Execution(graphs=True)
 
     def logits(transformer: VideoARTransformer, frames: int) -> Tensor:
         ids, chance = some_ids(transformer, 0, 5).cuda(), torch.Generator().manual_seed(0)
-        decoding, found = transformer.begin(transformer.condition(ids), LAYOUT), []
+        decoding, found = transformer.start_decoding(transformer.condition(ids), LAYOUT), []
         for frame in range(frames):
             if frame > 0:
-                transformer.remember(torch.randn(2, 12, 8, generator=chance).cuda(), decoding)
+                transformer.commit_frame(torch.randn(2, 12, 8, generator=chance).cuda(), decoding)
             for scale, area in enumerate(LAYOUT.pyramid.areas):
                 found.append(transformer.step(torch.randn(2, area, 8, generator=chance).cuda(), scale, decoding))
         return torch.cat(found, dim=1)
@@ -227,6 +227,6 @@ def test_graphs_on_a_gpu(settings: dict[str, Any], tokenizer: VideoTokenizer) ->
     with torch.autocast("cuda", torch.bfloat16):
         torch.testing.assert_close(logits(graphed, 7), logits(plain, 7), rtol=0, atol=1e-2)
     assert graphed.workspaces._kept and not plain.workspaces._kept
-    extension = TokenKeeping(9)
-    made = [videos(transformer, tokenizer.cuda(), extension, "cuda") for transformer in (plain, graphed)]
+    long_video = KVCacheWindow(9)
+    made = [videos(transformer, tokenizer.cuda(), long_video, "cuda") for transformer in (plain, graphed)]
     torch.testing.assert_close(*made, rtol=0, atol=1e-3)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import count_parameters, shaken
+from conftest import count_parameters, perturbed
 from toy_runs import compose, run
 
 from modules.tokenizer import VideoTokenizer
@@ -19,7 +19,7 @@ def save_as_infinity(tokenizer: VideoTokenizer, path: Path, **changes: torch.Ten
 
 
 def small() -> VideoTokenizer:
-    return shaken(VideoTokenizer(bits=8, channels=24, multipliers=(1, 2, 1), blocks=1, temporal_factor=1)).eval()
+    return perturbed(VideoTokenizer(bits=8, channels=24, multipliers=(1, 2, 1), blocks=1, temporal_factor=1)).eval()
 
 
 def test_architecture_and_weights_come_from_the_file(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_inflation_keeps_the_kernel_last_and_fills_the_earlier_slices_as_asked()
 
 @pytest.mark.slow
 def test_inflation_is_exact_at_full_size() -> None:
-    image = shaken(VideoTokenizer(temporal_factor=1), 0.01).eval()
+    image = perturbed(VideoTokenizer(temporal_factor=1), 0.01).eval()
     video = image.inflate(4).eval()
     clip = torch.rand(1, 3, 5, 16, 32) * 2 - 1
     with torch.no_grad():
@@ -117,13 +117,13 @@ def test_inflation_is_exact_at_full_size() -> None:
 def test_the_command_line_starts_from_a_published_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A published picture tokenizer becomes a video tokenizer of other bits; the report names what is new, and nothing else is."""
     shape = {"bits": 6, "channels": 24, "multipliers": (1, 1, 1), "blocks": 1}
-    source = save_as_infinity(shaken(VideoTokenizer(**shape, temporal_factor=1)), tmp_path / "vae.pth")
+    source = save_as_infinity(perturbed(VideoTokenizer(**shape, temporal_factor=1)), tmp_path / "vae.pth")
     with caplog.at_level("INFO"):
         started = compose("tokenizer", tmp_path, "--init_from", source, "--temporal_init", "random").model.tokenizer.state_dict()
     assert "newly initialised, as the file has another number of bits: tokenizer.encoder.conv_out.conv.weight" in caplog.text
-    renewed = ("encoder.conv_out.conv", "decoder.conv_in.conv")
+    reinitialised = ("encoder.conv_out.conv", "decoder.conv_in.conv")
     for name, value in torch.load(source, weights_only=True)["vae"].items():
-        if name.startswith(("encoder", "decoder")) and not name.startswith(renewed):
+        if name.startswith(("encoder", "decoder")) and not name.startswith(reinitialised):
             assert torch.equal(started[name][:, :, -1] if value.ndim == 4 and started[name].ndim == 5 else started[name], value), name
     deep = started["encoder.mid.block_1.conv1.conv.weight"]
     assert deep[:, :, :-1].std() > 0
@@ -131,7 +131,7 @@ def test_the_command_line_starts_from_a_published_file(tmp_path: Path, caplog: p
 
 def test_a_frozen_tokenizer_or_a_test_needs_all_of_the_weights(tmp_path: Path) -> None:
     shape = {"bits": 6, "channels": 24, "multipliers": (1, 1, 1), "blocks": 1}
-    source = save_as_infinity(shaken(VideoTokenizer(**shape, temporal_factor=1)), tmp_path / "vae.pth")
+    source = save_as_infinity(perturbed(VideoTokenizer(**shape, temporal_factor=1)), tmp_path / "vae.pth")
     with pytest.raises(ValueError, match="another architecture: tokenizer.encoder.conv_out.conv.weight is"):
         compose("videoar", tmp_path, "--init_from", source)
     with pytest.raises(ValueError, match="another architecture: tokenizer.encoder.conv_out.conv.weight is"):

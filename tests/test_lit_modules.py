@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_transformer
 
-from modules.autoregression import LatentMemory
+from modules.autoregression import InMemoryLatentCache
 from modules.geometry import Layout, Pyramid
 from modules.metrics import BitScores
 from modules.training.optim import WarmupCosine, decay_groups
@@ -52,7 +52,7 @@ def test_memory_encodes_every_clip_once_and_gives_back_the_same() -> None:
         asked.extend(video.flatten().tolist())
         return video * 2
 
-    memory, video = LatentMemory(3), torch.arange(4.0)[:, None]
+    memory, video = InMemoryLatentCache(3), torch.arange(4.0)[:, None]
     for index in ([0, 1], [1, 2], [3, 0], [3, 2]):
         rows = torch.tensor(index)
         torch.testing.assert_close(memory.fetch(rows, video[rows], encode), video[rows] * 2)

@@ -15,14 +15,14 @@ from datamodules import MovingDigits
 from modules import LitTokenizer
 from modules.geometry import Clip
 from modules.pixels import to_unit
-from modules.tokenizer import Adversary, TokenizerLoss, VideoTokenizer
+from modules.tokenizer import AdversarialLoss, TokenizerLoss, VideoTokenizer
 
 LOSS = TokenizerLoss(absolute=0.2, perceptual=0.0, squared=5.0, commitment=0.02, entropy=0.02, residual=0.02)
 
 
-def model(adversary: Adversary | None = None, **settings: Any) -> LitTokenizer:
+def model(adversary: AdversarialLoss | None = None, **settings: Any) -> LitTokenizer:
     tokenizer = VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1, temporal_factor=4, groups=4)
-    rates = {"optimizer": adam, "critic_optimizer": adam}
+    rates = {"optimizer": adam, "discriminator_optimizer": adam}
     return LitTokenizer(tokenizer, **{"loss": LOSS, "adversary": adversary, "scale_dropping": 0.5, **rates, **settings})
 
 
@@ -30,8 +30,8 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-3, betas=(0.5, 0.9))
 
 
-def critics(**settings: Any) -> Adversary:
-    return Adversary(channels=8, layers=2, **settings)
+def critics(**settings: Any) -> AdversarialLoss:
+    return AdversarialLoss(channels=8, layers=2, **settings)
 
 
 def fit(root: Path, module: LitTokenizer, steps: int, *callbacks: Callback, **settings: Any) -> Trainer:

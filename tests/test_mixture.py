@@ -7,7 +7,7 @@ import torch
 from counted_clips import NumberClips, Numbers, Visits, as_process, record
 
 from datamodules import Mixture, MovingDigits
-from datamodules.base import Beginning
+from datamodules.base import StageOverride
 from datamodules.loaders.order import turn
 from datamodules.loaders.resumable import ResumableLoader
 from datamodules.loaders.sources import Stream
@@ -30,7 +30,7 @@ def mixture(workers=0, **sizes):
 
 def growing(workers=0):
     """Pictures up to step 4, 5 frames up to step 9, then 9 frames."""
-    return NumberClips(17, 9, workers=workers, until={4: Beginning(frames=1, batch_size=5), 9: Beginning(frames=5)})
+    return NumberClips(17, 9, workers=workers, milestones={4: StageOverride(frames=1, batch_size=5), 9: StageOverride(frames=5)})
 
 
 def row(data, batches):
@@ -162,7 +162,7 @@ def test_too_few_clips_of_any_part_are_refused_by_name(monkeypatch):
     as_process(monkeypatch, 0, 5)
     with pytest.raises(ValueError, match=r"9 training clips \(pictures\) .* \(batch_size 2 x 5 processes\)"):
         mixture().train_dataloader()
-    short = mixed({"a": NumberClips(3, until={2: Beginning(batch_size=9)})}, {"a": 1}, "a")
+    short = mixed({"a": NumberClips(3, milestones={2: StageOverride(batch_size=9)})}, {"a": 1}, "a")
     with pytest.raises(ValueError, match=r"3 training clips \(a, before step 2\) .* 45"):
         short.train_dataloader()
 
@@ -186,12 +186,12 @@ def test_what_cannot_be_mixed_is_refused():
 
 
 def test_beginnings_are_checked():
-    with pytest.raises(ValueError, match="until: steps are at least 1, got 0"):
-        NumberClips(until={0: Beginning(frames=1)})
+    with pytest.raises(ValueError, match="milestones: steps are at least 1, got 0"):
+        NumberClips(milestones={0: StageOverride(frames=1)})
     with pytest.raises(ValueError, match="clip.frames must be positive, got -1"):
-        NumberClips(until={3: Beginning(frames=-1)})
+        NumberClips(milestones={3: StageOverride(frames=-1)})
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        NumberClips(until={3: Beginning(batch_size=0)})
+        NumberClips(milestones={3: StageOverride(batch_size=0)})
 
 
 def test_the_position_in_other_data_is_refused():

@@ -31,7 +31,13 @@ def test_captioned_clips_train_a_tokenizer_and_a_model_that_takes_words(tmp_path
 
 def test_mask_window_history_norms_and_positions_are_options_of_a_run(tmp_path: Path) -> None:
     mask = ("--model.frame_mask", "modules.transformer.RandomFrameMask", "--model.frame_mask.probability", 0.5)
-    options = {"window": 1, "history": "last_scale", "adaptive_norm": "none", "rope": "PlainRope", "execution.recompute": True}
+    options = {
+        "window": 1,
+        "history": "last_scale",
+        "adaptive_norm": "none",
+        "rope": "PlainRope",
+        "execution.activation_checkpointing": True,
+    }
     flags = [flag for name, value in options.items() for flag in (f"--model.transformer.{name}", value)]
     masked = run("fit", "videoar", tmp_path / "masked", *mask, *flags, "--data.clip.frames", 9)
     free = run("fit", "videoar", tmp_path / "free", "--data.clip.frames", 9)

@@ -120,7 +120,7 @@ def test_a_forbidden_import_would_be_found() -> None:
         ("datamodules.predict.prompts", "from modules.storage.atomic_files import write_text"),
         ("callbacks.flip_ratio", "import modules"),
         ("callbacks.flip_ratio", "from modules.lit_videoar import LitVideoAR"),
-        ("callbacks.flip_ratio", "from modules.autoregression import teach"),
+        ("callbacks.flip_ratio", "from modules.autoregression import teacher_forcing"),
         ("callbacks.flip_ratio", "import datamodules.decoding.reader"),
         ("scripts.export", "import benchmarks.bare"),
         ("modules.geometry", "import train"),

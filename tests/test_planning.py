@@ -45,21 +45,21 @@ class Case:
     layers: int
     layout: Layout
     batch: int
-    recompute: bool = False
+    activation_checkpointing: bool = False
     history: str = "all_scales"
 
 
 CASES = [
     Case(128, 3, Layout(Pyramid.of(8, 8), 3), 2),
     Case(256, 2, Layout(Pyramid.of(4, 4), 2), 4),
-    Case(128, 6, Layout(Pyramid.of(8, 8), 2), 4, recompute=True),
+    Case(128, 6, Layout(Pyramid.of(8, 8), 2), 4, activation_checkpointing=True),
     Case(192, 2, Layout(Pyramid.of(4, 6), 3), 3, history="last_scale"),
 ]
 
 
 def builder(case: Case) -> Any:
-    def build(layers: int | None, recompute: bool) -> VideoARTransformer:
-        settings = {"history": case.history, "execution": Execution("dense", recompute)}
+    def build(layers: int | None, activation_checkpointing: bool) -> VideoARTransformer:
+        settings = {"history": case.history, "execution": Execution("dense", activation_checkpointing)}
         return VideoARTransformer(16, lambda width: ClassCondition(width, (7,)), case.width, layers or case.layers, 4, **settings)
 
     return build
@@ -75,7 +75,7 @@ def measured(case: Case, bf16: bool) -> int:
     """Bytes held at the end of a second forward pass, when weights, averages, gradients and what is kept are all there."""
     batch, bits = case.batch, 16
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        model = builder(case)(None, case.recompute)
+        model = builder(case)(None, case.activation_checkpointing)
         optimizer = torch.optim.AdamW(decay_groups(model))
         for step in range(3):
             inputs = torch.zeros(batch, case.layout.tokens, bits)
@@ -96,8 +96,8 @@ def measured(case: Case, bf16: bool) -> int:
 def test_memory_is_what_a_training_takes(case: Case, bf16: bool) -> None:
     # Once before, so that indices and masks, which stay for other runs, are not counted.
     measured(case, bf16)
-    memory = memory_of(builder(case), case.layout, case.recompute, bf16)
-    model = builder(case)(None, case.recompute)
+    memory = memory_of(builder(case), case.layout, case.activation_checkpointing, bf16)
+    model = builder(case)(None, case.activation_checkpointing)
     assert memory.parameters == sum(parameter.numel() for parameter in model.parameters())
     states, found = memory.parameters * STATES, measured(case, bf16)
     assert states + memory.kept(case.batch) == pytest.approx(found, rel=0.05)
@@ -105,12 +105,12 @@ def test_memory_is_what_a_training_takes(case: Case, bf16: bool) -> None:
 
 
 TOKENIZER = ["-c", str(CONFIGS / "tokenizer.yaml"), "-c", str(TESTS / "toy.yaml"), "--trainer.devices", "1"]
-CRITICS = [*TOKENIZER, "--model.adversary", "Adversary", "--model.adversary.channels", "8"]
+CRITICS = [*TOKENIZER, "--model.adversarial", "AdversarialLoss", "--model.adversarial.channels", "8"]
 
 
 def training_of(args: list[str]) -> TokenizerTraining:
-    model = build(compose(args)["model"], "here", {"optimizer", "critic_optimizer"})
-    return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
+    model = build(compose(args)["model"], "here", {"optimizer", "discriminator_optimizer"})
+    return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversarial)
 
 
 def measured_tokenizer(args: list[str], clip: Clip, batch: int, bf16: bool) -> int:
@@ -172,7 +172,7 @@ def test_memory_of_the_critics_own_step(bf16: bool) -> None:
     assert of_critics == pytest.approx(measured_critics(CRITICS, clip, batch, bf16), rel=0.05)
     assert tokenizer_memory_of(partial(training_of, CRITICS), clip, bf16).kept(batch) == pytest.approx(of_tokenizer, rel=0.01)
     assert of_critics < 0.1 * of_tokenizer
-    heavy = partial(training_of, [*CRITICS, "--model.adversary.channels", "1024"])
+    heavy = partial(training_of, [*CRITICS, "--model.adversarial.channels", "1024"])
     of_tokenizer, of_critics = kept_by_tokenizer(heavy, clip, batch, bf16)
     assert tokenizer_memory_of(heavy, clip, bf16).kept(batch) == pytest.approx(max(of_tokenizer, of_critics), rel=0.01)
 
@@ -194,7 +194,9 @@ def test_work_of_a_tokenizer_is_what_a_step_does() -> None:
 
 def test_checkpointing_keeps_less_and_computes_a_block_again() -> None:
     case = CASES[2]
-    with_it, without = (memory_of(builder(case), case.layout, recompute, bf16=False) for recompute in (True, False))
+    with_it, without = (
+        memory_of(builder(case), case.layout, activation_checkpointing, bf16=False) for activation_checkpointing in (True, False)
+    )
     assert with_it.per_clip < 0.3 * without.per_clip and without.recomputed == 0
     assert without.per_clip / case.layers == pytest.approx(with_it.recomputed, rel=0.3)
 
@@ -215,7 +217,7 @@ def test_work_is_counted_by_hand() -> None:
     once = width * 6 * width + width * 2 * width
     assert work.linear == 2 * ((tokens + 2) * 2 * block + tokens * 2 * 8 * width + once)
     assert work.training == 3 * (work.linear + work.attention) and work.encoding > 0
-    assert work.done(recompute=True) == 4 * (work.linear + work.attention) + work.encoding
+    assert work.done(activation_checkpointing=True) == 4 * (work.linear + work.attention) + work.encoding
 
 
 MEMORY = Memory(parameters=1000, block=200, layers=4, fixed=10, per_clip=100, recomputed=0)
@@ -248,7 +250,17 @@ def test_the_command_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(ROOT)
     args = ["-c", "configs/videoar.yaml", "-c", "configs/trainer/ddp.yaml", "--trainer.devices", "8", "--trainer.num_nodes", "2"]
     main(
-        [*args, "--data.batch_size", "3", "--trainer.max_steps", "10", "--tflops", "100", "--model.transformer.execution.recompute", "true"]
+        [
+            *args,
+            "--data.batch_size",
+            "3",
+            "--trainer.max_steps",
+            "10",
+            "--tflops",
+            "100",
+            "--model.transformer.execution.activation_checkpointing",
+            "true",
+        ]
     )
     text = capsys.readouterr().out
     assert "ddp on 16 devices, float32, activation checkpointing on, 3 clips per device" in text

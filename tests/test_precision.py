@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_transformer, shaken
+from conftest import make_transformer, perturbed
 from test_graphs import recorded
 from test_graphs import run as logits_of
 from torch import nn
@@ -56,7 +56,7 @@ def test_the_blocks_take_a_quarter_or_half_of_their_bytes() -> None:
 @pytest.mark.parametrize("settings", [{}, {"history": "last_scale"}, {"adaptive_norm": "none"}], ids=str)
 @torch.no_grad()
 def test_logits_stay_close(numbers: Numbers, most: float, settings: dict) -> None:
-    plain = shaken(make_transformer(**settings)).eval()
+    plain = perturbed(make_transformer(**settings)).eval()
     full, found = logits_of(plain, 0), logits_of(held(plain, numbers), 0)
     assert found.dtype == torch.float32 and not torch.equal(found, full)
     assert (found - full).square().mean().sqrt() < most * full.std()
@@ -71,7 +71,7 @@ def test_texts_too(tmp_path: Path) -> None:
     path = tmp_path / "features.safetensors"
     write_cache(path, FakeEncoder().identity, ["a cat"], FakeEncoder().encode(["a cat"]))
     for condition in (lambda width: FeatureCondition(width, str(path), 2), lambda width: TextCondition(width, 20, 2)):
-        plain = shaken(VideoARTransformer(8, condition, width=48, layers=1, heads=2)).eval()
+        plain = perturbed(VideoARTransformer(8, condition, width=48, layers=1, heads=2)).eval()
         ids = plain.condition.of_texts(["a cat", "a cat"])
         plain.condition.of_batch = lambda *_, ids=ids: ids
         full, found = logits_of(plain, 0, frames=3), logits_of(held(plain, BFLOAT16), 0, frames=3)
@@ -80,7 +80,7 @@ def test_texts_too(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_recorded_steps_do_not_outlive_the_weights_they_were_recorded_with() -> None:
-    plain = shaken(make_transformer()).eval()
+    plain = perturbed(make_transformer()).eval()
     replayed = recorded(plain)
     logits_of(replayed, 0)
     for transformer in (plain, replayed):

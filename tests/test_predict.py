@@ -23,7 +23,7 @@ SIZE = ("-c", CONFIGS / "sample.yaml", "--data.clip.height", 16, "--data.clip.wi
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that was shaken, as two steps taught it too little to tell one class from another."""
+    """A model that was perturbed, as two steps taught it too little to tell one class from another."""
     path = run("fit", "videoar", tmp_path_factory.mktemp("run"))
     checkpoint = torch.load(path, weights_only=True)
     torch.manual_seed(1)

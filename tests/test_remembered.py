@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.transformer.attention.caching import bytes_of, remembered
+from modules.transformer.attention.caching import bytes_of, lru_cache_by_bytes
 
 
 class Pair(NamedTuple):
@@ -27,7 +27,7 @@ def test_bytes_are_those_of_all_tensors() -> None:
 def test_what_was_asked_for_longest_ago_goes_first() -> None:
     made: list[int] = []
 
-    @remembered(100)
+    @lru_cache_by_bytes(100)
     def make(size: int) -> Tensor:
         made.append(size)
         return torch.zeros(size, dtype=torch.bool)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import make_transformer, shaken
+from conftest import make_transformer, perturbed
 
-from modules.autoregression import BitCorruption, Rollout, bit_loss, teach
+from modules.autoregression import BitCorruption, Rollout, bit_loss, teacher_forcing
 from modules.autoregression.rollout import UNGUIDED, OwnSamples
 from modules.autoregression.sampler import Sampler
 from modules.geometry import Layout, Pyramid
@@ -22,7 +22,7 @@ def rolled(transformer: VideoARTransformer, frames: range) -> tuple[torch.Tensor
 @pytest.mark.parametrize("history", ["all_scales", "last_scale"])
 def test_the_model_is_shown_exactly_what_it_would_say(history: str) -> None:
     """Greedy samples are the signs of the logits, so the teacher's pass over them must give these bits again in the sampled frames."""
-    transformer = shaken(make_transformer(history=history)).eval()
+    transformer = perturbed(make_transformer(history=history)).eval()
     latent, own = rolled(transformer, range(1, 3))
     shown = {}
 
@@ -31,8 +31,8 @@ def test_the_model_is_shown_exactly_what_it_would_say(history: str) -> None:
             show = own.start(latent, pyramid)
             return lambda scale, bits: shown.setdefault(scale, show(scale, bits))
 
-    lesson = teach(latent, Watched(), LAYOUT.pyramid)
-    logits = transformer(lesson.inputs, LAYOUT, own.ids, complete=lesson.complete)
+    batch_tokens = teacher_forcing(latent, Watched(), LAYOUT.pyramid)
+    logits = transformer(batch_tokens.inputs, LAYOUT, own.ids, complete=batch_tokens.complete)
     for scale in range(LAYOUT.pyramid.scales):
         bits = shown[scale].unflatten(0, (2, 4))
         for frame in own.frames:
@@ -41,24 +41,24 @@ def test_the_model_is_shown_exactly_what_it_would_say(history: str) -> None:
 
 
 def test_frames_that_are_not_sampled_stay_true_and_targets_lead_back() -> None:
-    latent, own = rolled(shaken(make_transformer()), range(1, 3))
-    clean, lesson = teach(latent, BitCorruption(), LAYOUT.pyramid), teach(latent, own, LAYOUT.pyramid)
-    torch.testing.assert_close(lesson.complete[:, [0, 3]], clean.complete[:, [0, 3]])
-    assert not torch.allclose(lesson.complete[:, 1], clean.complete[:, 1])
+    latent, own = rolled(perturbed(make_transformer()), range(1, 3))
+    clean, batch_tokens = teacher_forcing(latent, BitCorruption(), LAYOUT.pyramid), teacher_forcing(latent, own, LAYOUT.pyramid)
+    torch.testing.assert_close(batch_tokens.complete[:, [0, 3]], clean.complete[:, [0, 3]])
+    assert not torch.allclose(batch_tokens.complete[:, 1], clean.complete[:, 1])
     second = LAYOUT.block(1, 1)
-    context = lesson.inputs[:, second].transpose(1, 2).unflatten(2, (2, 2))
+    context = batch_tokens.inputs[:, second].transpose(1, 2).unflatten(2, (2, 2))
     residual = torch.nn.functional.adaptive_avg_pool2d(latent[:, :, 1], 2) - context
-    assert torch.equal(lesson.targets[:, second], (residual > 0).flatten(2).transpose(1, 2))
+    assert torch.equal(batch_tokens.targets[:, second], (residual > 0).flatten(2).transpose(1, 2))
     last = slice(LAYOUT.block(3, 0).start, LAYOUT.tokens)
-    assert torch.equal(lesson.targets[:, last], clean.targets[:, last])
+    assert torch.equal(batch_tokens.targets[:, last], clean.targets[:, last])
 
 
 def test_the_samples_carry_no_gradient_and_the_lesson_does() -> None:
-    transformer = shaken(make_transformer())
+    transformer = perturbed(make_transformer())
     latent, own = rolled(transformer, range(2, 4))
-    lesson = teach(latent, own, LAYOUT.pyramid)
-    assert not lesson.inputs.requires_grad
-    bit_loss(transformer(lesson.inputs, LAYOUT, own.ids), lesson.targets).backward()
+    batch_tokens = teacher_forcing(latent, own, LAYOUT.pyramid)
+    assert not batch_tokens.inputs.requires_grad
+    bit_loss(transformer(batch_tokens.inputs, LAYOUT, own.ids), batch_tokens.targets).backward()
     assert transformer.project.weight.grad is not None
 
 

@@ -106,8 +106,8 @@ def test_one_model_becomes_two_shares(one: Path, tmp_path: Path) -> None:
 
 GUARDED = """
 import torch
-from callbacks import GuardSteps
-class Poison(GuardSteps):
+from callbacks import SkipNonFiniteSteps
+class Poison(SkipNonFiniteSteps):
     # One process has a gradient that is not finite in the second step; both must leave it out.
     def on_after_backward(self, trainer, module):
         gradient = next(p.grad for p in module.transformer.blocks[0].parameters() if p.grad is not None)
@@ -159,7 +159,7 @@ def test_the_sharded_configuration_checkpoints_activations(tmp_path: Path) -> No
     settings: Any = yaml.safe_load((CONFIGS / "trainer/fsdp.yaml").read_text())
     assert settings["trainer"]["strategy"]["class_path"] == "modules.training.fsdp.FullySharded"
     model = compose("videoar", tmp_path, "-c", CONFIGS / "trainer/fsdp.yaml", "--trainer.devices", 2).model
-    assert model.transformer.execution.recompute
+    assert model.transformer.execution.activation_checkpointing
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ UNTIL = {2: {"frames": 1, "batch_size": 4}, 4: {"frames": 5, "height": 16, "widt
 
 @pytest.mark.parametrize("task", ["tokenizer", "videoar"])
 def test_three_stages_in_one_run_train_on_what_they_say(tmp_path: Path, task: str) -> None:
-    run("fit", task, tmp_path / "one", *overlay(tmp_path, "growing", digits(13, 24, 2, until=UNTIL), 6))
+    run("fit", task, tmp_path / "one", *overlay(tmp_path, "growing", digits(13, 24, 2, milestones=UNTIL), 6))
     wanted = [(4, 1, 24, 24)] * 2 + [(2, 5, 16, 16)] * 2 + [(2, 13, 24, 24)] * 2
     assert [shape for shape, _ in STEPS] == wanted
     if task == "videoar":
@@ -106,7 +106,9 @@ def test_three_stages_in_one_run_train_on_what_they_say(tmp_path: Path, task: st
     assert steps == STEPS
 
 
-@pytest.mark.parametrize("data", [joint(5, 16), digits(9, 16, 2, until={3: {"frames": 1, "batch_size": 4}})], ids=["mixture", "growing"])
+@pytest.mark.parametrize(
+    "data", [joint(5, 16), digits(9, 16, 2, milestones={3: {"frames": 1, "batch_size": 4}})], ids=["mixture", "growing"]
+)
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, data: dict[str, Any]) -> None:
     """Latents kept in memory too, which a resumed run has to encode again."""
     options = (*overlay(tmp_path, "data", data, 9), "--checkpoint.every_n_train_steps", 1, "--ckpt_path", "last")
@@ -135,7 +137,7 @@ def test_two_processes_learn_from_a_mixture_what_one_learns(tmp_path: Path) -> N
 @pytest.mark.parametrize("changing", [False, True])
 def test_latents_of_clips_that_change_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changing: bool) -> None:
     monkeypatch.setattr(MovingDigits, "changing", changing)
-    memory = main(arguments("fit", "videoar", tmp_path, *overlay(tmp_path, "joint", joint(5, 16), 6))).model.memory
+    memory = main(arguments("fit", "videoar", tmp_path, *overlay(tmp_path, "joint", joint(5, 16), 6))).model.latent_cache
     if changing:
         assert memory.clips == 0 and not memory._latents
     else:
@@ -145,7 +147,7 @@ def test_latents_of_clips_that_change_are_not_kept(tmp_path: Path, monkeypatch: 
 
 def test_clips_that_do_not_fit_the_model_are_refused_before_training(tmp_path: Path) -> None:
     for name, data in {
-        "until": digits(13, 24, 2, until={2: {"frames": 4}}),
+        "milestones": digits(13, 24, 2, milestones={2: {"frames": 4}}),
         "part": {
             **joint(5, 16),
             "init_args": {**joint(5, 16)["init_args"], "parts": {"video": digits(5, 16, 2), "images": digits(4, 16, 2)}},
@@ -155,4 +157,4 @@ def test_clips_that_do_not_fit_the_model_are_refused_before_training(tmp_path: P
             with pytest.raises(ValueError, match=r"1 \+ 4 \* n frames, got 4"):
                 run("fit", task, tmp_path / name, *overlay(tmp_path, name, data, 6))
     with pytest.raises(ValueError, match=r"16 training clips \(before step 2\) do not fill one batch of 40"):
-        run("fit", "videoar", tmp_path / "few", *overlay(tmp_path, "few", digits(5, 16, 2, until={2: {"batch_size": 40}}), 6))
+        run("fit", "videoar", tmp_path / "few", *overlay(tmp_path, "few", digits(5, 16, 2, milestones={2: {"batch_size": 40}}), 6))

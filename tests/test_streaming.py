@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from conftest import shaken
+from conftest import perturbed
 from torch import Tensor
 
 from modules.pixels import to_uint8, to_unit
@@ -21,7 +21,7 @@ def pieces(video: Tensor, lengths: list[int]) -> list[Tensor]:
 @pytest.fixture(params=[1, 2, 4], ids=lambda tau: f"tau{tau}")
 def streamed(request: pytest.FixtureRequest) -> VideoTokenizer:
     shape = {"bits": 8, "channels": 24, "multipliers": (1, 2, 1), "blocks": 1, "temporal_factor": request.param}
-    return shaken(VideoTokenizer(**shape)).eval()
+    return perturbed(VideoTokenizer(**shape)).eval()
 
 
 @torch.no_grad()

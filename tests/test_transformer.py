@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import count_parameters, make_transformer, shaken
+from conftest import count_parameters, make_transformer, perturbed
 
 from modules.geometry import Layout, Pyramid
 from modules.transformer import ClassCondition, PlainRope, RandomFrameMask, TextCondition, VideoARTransformer
@@ -35,11 +35,11 @@ def contexts() -> tuple[torch.Tensor, torch.Tensor]:
 
 def step_by_step(transformer: VideoARTransformer, inputs: torch.Tensor, complete: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Logits of a block at a time, and how many tokens the cache held at the end."""
-    decoding = transformer.begin(transformer.condition(some_ids(transformer)), LAYOUT)
+    decoding = transformer.start_decoding(transformer.condition(some_ids(transformer)), LAYOUT)
     logits = []
     for frame in range(LAYOUT.frames):
         if frame > 0:
-            transformer.remember(complete[:, frame - 1].flatten(2).transpose(1, 2), decoding)
+            transformer.commit_frame(complete[:, frame - 1].flatten(2).transpose(1, 2), decoding)
         for scale in range(LAYOUT.pyramid.scales):
             logits.append(transformer.step(inputs[:, LAYOUT.block(frame, scale)], scale, decoding))
     return torch.cat(logits, dim=1), decoding.cache.length
@@ -47,7 +47,7 @@ def step_by_step(transformer: VideoARTransformer, inputs: torch.Tensor, complete
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_block_by_block_logits_equal_the_full_pass(settings: dict) -> None:
-    transformer, (inputs, complete) = shaken(make_transformer(**settings)).eval(), contexts()
+    transformer, (inputs, complete) = perturbed(make_transformer(**settings)).eval(), contexts()
     with torch.no_grad():
         full = transformer(inputs, LAYOUT, some_ids(transformer), complete=complete)
         stepped, _ = step_by_step(transformer, inputs, complete)
@@ -58,7 +58,7 @@ def test_block_by_block_logits_equal_the_full_pass(settings: dict) -> None:
 @pytest.mark.parametrize("settings", [{}, {"window": 1}, {"history": "last_scale"}, {"history": "last_scale", "window": 1}], ids=str)
 def test_block_by_block_logits_equal_the_full_pass_for_texts(settings: dict) -> None:
     transformer = VideoARTransformer(8, lambda width: TextCondition(width, 20, 6), width=48, layers=2, heads=2, **settings)
-    shaken(transformer).eval()
+    perturbed(transformer).eval()
     transformer.condition.learn_names([], ["one two three"])
     inputs, complete = contexts()
     with torch.no_grad():
@@ -72,10 +72,12 @@ def test_a_cache_holds_what_its_sequence_says() -> None:
     for history in ("all_scales", "last_scale"):
         transformer = make_transformer(history=history)
         sequence = TokenSequence(LAYOUT, 2, history)
-        assert step_by_step(transformer, *contexts())[1] == sequence.most_cached(past=2)
+        assert step_by_step(transformer, *contexts())[1] == sequence.max_cached_tokens(past=2)
         assert len(sequence.places()) == sequence.tokens == sum(sequence.blocks().values())
     ucf = Layout(Pyramid.of(8, 8), 5)
-    sizes = [(sequence.tokens, sequence.most_cached(past=4)) for sequence in (TokenSequence(ucf, 1), TokenSequence(ucf, 1, "last_scale"))]
+    sizes = [
+        (sequence.tokens, sequence.max_cached_tokens(past=4)) for sequence in (TokenSequence(ucf, 1), TokenSequence(ucf, 1, "last_scale"))
+    ]
     assert sizes == [(651, 651), (907, 387)]
 
 
@@ -93,7 +95,7 @@ def test_spans_tile_the_sequence_and_history_blocks_stand_on_the_full_grid() -> 
 
 
 def test_with_the_last_scale_later_frames_see_complete_features_and_no_scales() -> None:
-    transformer, (inputs, complete) = shaken(make_transformer(history="last_scale")).eval(), contexts()
+    transformer, (inputs, complete) = perturbed(make_transformer(history="last_scale")).eval(), contexts()
     before = transformer(inputs, LAYOUT, some_ids(transformer), complete=complete)
     changed_scales, changed_feature = inputs.clone(), complete.clone()
     changed_scales[:, LAYOUT.block(0, 0).start : LAYOUT.block(1, 0).start] += 1.0
@@ -212,7 +214,7 @@ def test_impossible_transformers_are_refused_with_the_numbers(settings: dict, me
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_every_parameter_gets_a_gradient(settings: dict) -> None:
-    transformer = shaken(make_transformer(**settings))
+    transformer = perturbed(make_transformer(**settings))
     ids = torch.cat([some_ids(transformer), transformer.condition.nothing(1, torch.device("cpu"))])
     logits = transformer(torch.randn(3, LAYOUT.tokens, 8), LAYOUT, ids, complete=torch.randn(3, 3, 8, 3, 4))
     logits.square().mean().backward()
@@ -226,13 +228,13 @@ def test_without_adaptive_norms_a_fresh_model_is_the_same_and_the_l_size_has_906
     assert not left_out.missing_keys and all("adaptive" in key or "modulation" in key for key in left_out.unexpected_keys)
     inputs, ids = torch.randn(2, LAYOUT.tokens, 8), some_ids(plain)
     torch.testing.assert_close(plain(inputs, LAYOUT, ids), modulated(inputs, LAYOUT, ids), rtol=0, atol=1e-5)
-    assert (plain(inputs, LAYOUT, ids) - shaken(modulated)(inputs, LAYOUT, ids)).abs().amax() > 0.1
+    assert (plain(inputs, LAYOUT, ids) - perturbed(modulated)(inputs, LAYOUT, ids)).abs().amax() > 0.1
     with torch.device("meta"):
         large = VideoARTransformer(48, lambda width: ClassCondition(width, (101,)), 1536, 24, 12, adaptive_norm="none")
     assert f"{count_parameters(large) / 1e6:.1f}" == "906.4"
 
 
 def test_without_adaptive_norms_the_condition_still_matters() -> None:
-    plain = shaken(make_transformer(adaptive_norm="none"))
+    plain = perturbed(make_transformer(adaptive_norm="none"))
     first, second = plain(torch.randn(1, LAYOUT.tokens, 8).repeat(2, 1, 1), LAYOUT, some_ids(plain))
     assert (first - second).abs().amax() > 1e-3

@@ -7,7 +7,7 @@ from PIL import Image
 from test_video_folder import write_video
 
 from datamodules import UCF101, VideoFolder
-from datamodules.base import Beginning
+from datamodules.base import StageOverride
 from modules.geometry import Clip
 
 CLIP = Clip(5, 16, 16, 10.0)
@@ -51,7 +51,7 @@ def test_the_official_lists_say_what_is_for_training_and_what_is_held_out(folder
 
 
 def test_it_grows_like_other_data(folder: Path) -> None:
-    loader = ucf101(folder, until={2: Beginning(frames=1, height=8, batch_size=3)}).train_dataloader()
+    loader = ucf101(folder, milestones={2: StageOverride(frames=1, height=8, batch_size=3)}).train_dataloader()
     shapes = [tuple(batch["video"].shape) for _ in range(2) for batch in loader]
     assert shapes == [(3, 3, 1, 8, 16)] * 2 + [(2, 3, 5, 16, 16)] * 4
 
@@ -90,12 +90,12 @@ def test_folders_are_classes_without_any_list(folder: Path) -> None:
     (root / "Archery" / ".hidden.avi").write_text("not a clip")
     (root / "readme.txt").write_text("not a class")
     (root / "YoYo" / "notes.txt").write_text("not a clip")
-    videos = VideoFolder(CLIP, manifest=str(root), held_out_share=0.3, batch_size=1)
+    videos = VideoFolder(CLIP, manifest=str(root), held_out_fraction=0.3, batch_size=1)
     videos.setup("fit")
     train, held = videos.dataset("train"), videos.dataset("val")
     assert videos.class_names == CLASSES and len(train) + len(held) == 12 and len(held) >= 1
     assert all(CLASSES[train[index]["label"]] == row.path.parent.name for index, row in enumerate(train.rows))
-    pictures = VideoFolder(Clip(1, 16, 16), manifest=str(root), held_out_share=0)
+    pictures = VideoFolder(Clip(1, 16, 16), manifest=str(root), held_out_fraction=0)
     assert len(pictures.dataset("train")) == 13 and "Archery/bow.JPG" in {row.written for row in pictures.dataset("train").rows}
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from test_reader import turn_clockwise, write_video
 
 from datamodules import FreshViews, VideoBuckets
-from datamodules.base import Beginning
+from datamodules.base import StageOverride
 from datamodules.clips.aspect_ratios import lost, nearest_size, published_sizes
 from datamodules.decoding.reader import shown_size
 from modules.geometry import Clip, Pyramid
@@ -38,7 +38,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def buckets(manifest: str, **settings: object) -> VideoBuckets:
-    return VideoBuckets(CLIP, manifest=manifest, **{"sizes": SIZES, "held_out_share": 0, "batch_size": 2, **settings})
+    return VideoBuckets(CLIP, manifest=manifest, **{"sizes": SIZES, "held_out_fraction": 0, "batch_size": 2, **settings})
 
 
 def batches(data: VideoBuckets, passes: int = 1) -> list[tuple]:
@@ -99,7 +99,7 @@ def test_the_order_is_that_of_any_number_of_workers_and_processes(manifest: str,
 
 def test_a_resumed_run_sees_what_the_uninterrupted_run_sees(manifest: str, tmp_path: Path) -> None:
     def data(workers: int = 0) -> VideoBuckets:
-        return buckets(manifest, workers=workers, views=FreshViews(), until={3: Beginning(batch_size=3)})
+        return buckets(manifest, workers=workers, views=FreshViews(), milestones={3: StageOverride(batch_size=3)})
 
     whole = record(data(), tmp_path, 15)
     for stop, workers in ((2, 0), (3, 2), (11, 0)):
@@ -108,7 +108,7 @@ def test_a_resumed_run_sees_what_the_uninterrupted_run_sees(manifest: str, tmp_p
 
 
 def test_held_out_clips_have_the_size_of_the_clip(manifest: str) -> None:
-    data = VideoBuckets(CLIP, manifest=manifest, sizes=SIZES, held_out_share=0.3, batch_size=2)
+    data = VideoBuckets(CLIP, manifest=manifest, sizes=SIZES, held_out_fraction=0.3, batch_size=2)
     assert {tuple(batch["video"].shape[2:]) for batch in data.val_dataloader()} == {(1, 16, 16)}
     assert {(clip.height, clip.width) for clip in data.train_clips} == set(SIZES)
 

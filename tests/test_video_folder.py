@@ -65,7 +65,7 @@ def test_items_keep_the_contract(folder):
         {"path": str(folder / "1.mp4"), "label": "ant", "further": [1]},
         {"path": "2.mp4"},
     ]
-    data = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_share=0, batch_size=3)
+    data = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_fraction=0, batch_size=3)
     data.setup("fit")
     assert data.class_names == ["ant", "zebra"] and data.captions == ["nothing"]
     dataset = data.dataset("train")
@@ -80,7 +80,7 @@ def test_items_keep_the_contract(folder):
 
 def test_numbers_as_labels_sort_as_numbers(folder):
     rows = [{"path": f"{number}.mp4", "label": label} for number, label in enumerate((10, 9, 2))]
-    data = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_share=0)
+    data = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_fraction=0)
     assert data.class_names == ["2", "9", "10"]
     assert [data.dataset("train")[index]["label"] for index in range(3)] == [2, 1, 0]
 
@@ -97,7 +97,7 @@ def test_held_out_clips_are_cut_from_the_middle(folder):
 
 
 def test_results_are_compared_with_the_middle_of_training_files_too(folder):
-    settings = {"manifest": write_manifest(folder, rows_of("0", "1", "2", "3")), "held_out_share": 0.3}
+    settings = {"manifest": write_manifest(folder, rows_of("0", "1", "2", "3")), "held_out_fraction": 0.3}
     data, other = VideoFolder(CLIP, views=FreshViews(True), seed=1, **settings), VideoFolder(CLIP, **settings)
     clips, again = data.reference("train"), other.reference("train")
     assert clips.rows == data.dataset("train").rows and data.reference("test") is data.dataset("test")
@@ -109,7 +109,7 @@ def test_results_are_compared_with_the_middle_of_training_files_too(folder):
 
 def test_training_views_are_random_and_repeatable(folder):
     manifest = write_manifest(folder, rows_of(*["0"] * 8))
-    one, same, other = (VideoFolder(CLIP, manifest=manifest, held_out_share=0, seed=seed).dataset("train") for seed in (1, 1, 2))
+    one, same, other = (VideoFolder(CLIP, manifest=manifest, held_out_fraction=0, seed=seed).dataset("train") for seed in (1, 1, 2))
     videos = [one[index]["video"] for index in range(8)]
     assert all(torch.equal(video, same[index]["video"]) for index, video in enumerate(videos))
     assert not any(torch.equal(video, other[index]["video"]) for index, video in enumerate(videos))
@@ -142,7 +142,7 @@ def test_only_clips_of_labels_that_allow_it_are_mirrored(folder):
 def test_fresh_views_differ_from_visit_to_visit_and_repeat_after_a_resume(folder):
     manifest = write_manifest(folder, rows_of("0", "1", "2"))
     fixed, fresh, same = (
-        VideoFolder(CLIP, manifest=manifest, held_out_share=0, views=kind()) for kind in (FixedViews, FreshViews, FreshViews)
+        VideoFolder(CLIP, manifest=manifest, held_out_fraction=0, views=kind()) for kind in (FixedViews, FreshViews, FreshViews)
     )
     assert not fixed.changing and fresh.changing
     for index in range(3):
@@ -155,7 +155,7 @@ def test_fresh_views_differ_from_visit_to_visit_and_repeat_after_a_resume(folder
 
 def test_start_and_end_bound_the_clip(folder):
     rows = [{"path": "0.mp4", "start": 0.6, "end": 1.2}] * 20
-    dataset = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_share=0).dataset("train")
+    dataset = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_fraction=0).dataset("train")
     for index in range(20):
         brightness = dataset[index]["video"].float().mean((0, 2, 3))
         # The shown columns add between 15.5 and 31.5.
@@ -165,7 +165,7 @@ def test_start_and_end_bound_the_clip(folder):
 def test_short_clips_and_pictures_are_left_out_and_counted(folder, caplog):
     rows = [*rows_of("0", "short", "1"), {"path": "picture.png"}, {"path": "2.mp4", "start": 1.7}, {"path": "2.mp4", "end": 0.3}]
     with caplog.at_level(logging.INFO):
-        dataset = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_share=0).dataset("train")
+        dataset = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_fraction=0).dataset("train")
     assert [row.written for row in dataset.rows] == ["0.mp4", "1.mp4"]
     assert "1 pictures, 3 too short (5 frames at 10 fps need more than 0.4 s)" in caplog.text
 
@@ -178,7 +178,7 @@ def test_no_clip_long_enough(folder):
 
 def test_pictures_and_videos_are_clips_of_one_frame(folder):
     rows = [{"path": "picture.png"}, *rows_of("0", "short")]
-    dataset = VideoFolder(Clip(1, 16, 16), manifest=write_manifest(folder, rows), held_out_share=0).dataset("train")
+    dataset = VideoFolder(Clip(1, 16, 16), manifest=write_manifest(folder, rows), held_out_fraction=0).dataset("train")
     assert [dataset[index]["video"].shape for index in range(3)] == [(3, 1, 16, 16)] * 3
     assert (dataset[0]["video"] == 99).all()
 
@@ -187,7 +187,7 @@ def test_where_compares_values_and_kinds(folder):
     rows = [*rows_of("0", kind="clip", good=True), *rows_of("1", kind="clip", good=1), *rows_of("2", kind="draft", good=True)]
     manifest = write_manifest(folder, [*rows, *rows_of("3")])
     for where, names in (({"kind": "clip"}, "01"), ({"good": True}, "02"), ({"kind": "clip", "good": True}, "0"), ({}, "0123")):
-        data = VideoFolder(CLIP, manifest=manifest, held_out_share=0, where=where)
+        data = VideoFolder(CLIP, manifest=manifest, held_out_fraction=0, where=where)
         assert "".join(row.written[0] for row in data.dataset("train").rows) == names
         assert data.captions == [f"clip {name}" for name in names]
     with pytest.raises(ValueError, match="none of the 4 rows .* has {'kind': 'film'}"):
@@ -196,7 +196,7 @@ def test_where_compares_values_and_kinds(folder):
 
 def test_class_ids_do_not_depend_on_what_is_left_out(folder):
     manifest = write_manifest(folder, [{"path": "picture.png", "label": "a"}, {"path": "0.mp4", "label": "b", "kind": "clip"}])
-    data = VideoFolder(CLIP, manifest=manifest, where={"kind": "clip"}, held_out_share=0)
+    data = VideoFolder(CLIP, manifest=manifest, where={"kind": "clip"}, held_out_fraction=0)
     assert data.dataset("train")[0]["label"] == 1
 
 
@@ -258,8 +258,8 @@ def test_missing_and_empty_manifests(folder):
         VideoFolder(CLIP, manifest=write_manifest(folder, [], "empty.jsonl")).setup("fit")
     with pytest.raises(ValueError, match=r"0\.mp4 is not UTF-8 text"):
         VideoFolder(CLIP, manifest=str(folder / "0.mp4")).setup("fit")
-    with pytest.raises(ValueError, match="held_out_share must be at least 0 and below 1, got 1.5"):
-        VideoFolder(CLIP, manifest="", held_out_share=1.5)
+    with pytest.raises(ValueError, match="held_out_fraction must be at least 0 and below 1, got 1.5"):
+        VideoFolder(CLIP, manifest="", held_out_fraction=1.5)
     with pytest.raises(ValueError, match="broken_limit must be within 0..1, got -1"):
         VideoFolder(CLIP, manifest="", broken_limit=-1)
 
@@ -267,7 +267,7 @@ def test_missing_and_empty_manifests(folder):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_file_gives_way_to_the_same_row_every_time(folder, caplog, workers):
     rows = rows_of("0", "damaged", "1", label="a")
-    data = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_share=0, broken_limit=0.4, batch_size=3, workers=workers)
+    data = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_fraction=0, broken_limit=0.4, batch_size=3, workers=workers)
     with caplog.at_level(logging.WARNING):
         batches = [batch for _ in range(3) for batch in data.train_dataloader()]
     for batch in batches:
@@ -279,13 +279,13 @@ def test_a_damaged_file_gives_way_to_the_same_row_every_time(folder, caplog, wor
 
 
 def test_too_many_damaged_files(folder):
-    damaged = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("0", "damaged", "1")), held_out_share=0)
+    damaged = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("0", "damaged", "1")), held_out_fraction=0)
     with pytest.raises(ValueError, match=r"1 of 3 rows are unreadable, more than the broken_limit of 0\.1; .*clips\.jsonl:2"):
         damaged.dataset("train")[1]
-    broken = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("0", "broken", "1")), held_out_share=0)
+    broken = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("0", "broken", "1")), held_out_fraction=0)
     with pytest.raises(ValueError, match="1 of 3 rows are unreadable"):
         broken.setup("fit")
-    hopeless = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("damaged")), held_out_share=0, broken_limit=1.0)
+    hopeless = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("damaged")), held_out_fraction=0, broken_limit=1.0)
     with pytest.raises(ValueError, match="none of the 1 rows can be read"):
         hopeless.dataset("train")[0]
 

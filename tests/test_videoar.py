@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import shaken
+from conftest import perturbed
 from toy_runs import run
 
 from modules import load
@@ -39,7 +39,7 @@ def test_the_length_is_that_of_the_training_clips_unless_asked_for(model: VideoA
 
 def test_a_stream_is_the_video(folder: Path) -> None:
     model = load(folder)
-    shaken(model.generation.transformer)  # two steps taught it too little to tell one class from another
+    perturbed(model.generation.transformer)  # two steps taught it too little to tell one class from another
     then = [(0.5, ["5 down"])]
     whole = model.generate("3 left", frames=21, seed=1, then=then)
     pieces = torch.cat(list(islice(model.stream("3 left", seed=1, then=then), 6)), dim=2)
@@ -87,7 +87,7 @@ def test_what_is_no_such_run_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "fit.yaml").write_text(config.replace("width: 48", "width: 40"))
     with pytest.raises(ValueError, match="of another architecture"):
         load(lonely)
-    (tmp_path / "fit.yaml").write_text(config.replace("modules.autoregression.LatentMemory", "mine.Memory"))
+    (tmp_path / "fit.yaml").write_text(config.replace("modules.autoregression.InMemoryLatentCache", "mine.Memory"))
     assert load(lonely).clip.frames == 5  # what only training needs may be gone
     (tmp_path / "fit.yaml").write_text(config.replace("width: 48", "wide: 48"))
     with pytest.raises(ValueError, match=r"fit\.yaml of .*wide"):

@@ -9,7 +9,7 @@ from typing import Any
 from lightning import Trainer
 
 
-class AgreedStop:
+class DistributedSigterm:
     """Takes the place of Lightning's reaction to SIGTERM where there are several processes.
 
     Lightning's handler talks to the other processes from within the signal, whatever these are doing. A signal to one of two processes was

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.checkpoint.atomic_checkpoint import AtomicCheckpointIO
-from callbacks.checkpoint.distributed_sigterm import AgreedStop
+from callbacks.checkpoint.distributed_sigterm import DistributedSigterm
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -31,7 +31,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, dirpath: str, every_n_train_steps: int = 1000) -> None:
         super().__init__(dirpath=dirpath, filename="last", every_n_train_steps=every_n_train_steps, enable_version_counter=False)
-        self._stop = AgreedStop()
+        self._stop = DistributedSigterm()
 
     @property
     def path(self) -> Path:

@@ -73,8 +73,8 @@ class EvaluateVideos(Callback):
         """Raises ``ValueError`` if the data cannot give what the protocol asks for, before anything is made."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.protocol.departures(data.clip, self.features.title, 0, 0)
-        if self.protocol.frames < self.features.fewest_frames:
-            raise ValueError(f"{self.features.title} needs {self.features.fewest_frames} frames, the protocol has {self.protocol.frames}")
+        if self.protocol.frames < self.features.min_frames:
+            raise ValueError(f"{self.features.title} needs {self.features.min_frames} frames, the protocol has {self.protocol.frames}")
         if self.protocol.classes == "uniform" and not data.class_names:
             raise ValueError(f"protocol {self.protocol.name} goes through the classes, and the data has none")
         if len(clips_of(data, self.protocol.split)) < 2:

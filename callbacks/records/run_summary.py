@@ -6,7 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 
-class Announce(Callback):
+class PrintRunSummary(Callback):
     """Prints whether a run begins, starts from other weights or goes on, its learning rates, its batch, and where its files go.
 
     A continued run keeps the learning rate of its checkpoint whatever the command line says, so what is printed is what the optimizer has.

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import Beginning, ClipDataModule
+from datamodules.base import ClipDataModule, StageOverride
 from datamodules.clips.cropping import FixedViews, Views
 from datamodules.clips.dataset import FolderClips
 from datamodules.clips.manifest import Row
@@ -34,7 +34,7 @@ class FileClips(ClipDataModule):
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order and the views.
-        until: What training clips measure before a step, by the step.
+        milestones: What training clips measure before a step, by the step.
 
     Raises:
         ValueError: If ``broken_limit`` is outside 0..1 or ``time_limit`` is not positive.
@@ -50,9 +50,9 @@ class FileClips(ClipDataModule):
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
-        until: dict[int, Beginning] | None = None,
+        milestones: dict[int, StageOverride] | None = None,
     ) -> None:
-        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed, until=until)
+        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed, milestones=milestones)
         if not 0 <= broken_limit <= 1:
             raise ValueError(f"broken_limit must be within 0..1, got {broken_limit}")
         if time_limit <= 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.base import Beginning
+from datamodules.base import StageOverride
 from datamodules.clips.base import FileClips
 from datamodules.clips.cropping import Views
 from datamodules.clips.dataset import fitting_rows, measured_rows
@@ -30,7 +30,7 @@ class UCF101(FileClips):
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order and the views.
-        until: What training clips measure before a step, by the step.
+        milestones: What training clips measure before a step, by the step.
 
     Raises:
         ValueError: If ``split`` is none of 1, 2, 3.
@@ -48,9 +48,11 @@ class UCF101(FileClips):
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
-        until: dict[int, Beginning] | None = None,
+        milestones: dict[int, StageOverride] | None = None,
     ) -> None:
-        super().__init__(clip, views=views, broken_limit=broken_limit, batch_size=batch_size, workers=workers, seed=seed, until=until)
+        super().__init__(
+            clip, views=views, broken_limit=broken_limit, batch_size=batch_size, workers=workers, seed=seed, milestones=milestones
+        )
         if split not in (1, 2, 3):
             raise ValueError(f"UCF-101 has the splits 1, 2 and 3, got {split}")
         self.root, self.lists, self.split = Path(root).expanduser(), Path(lists).expanduser(), split

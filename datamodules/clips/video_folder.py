@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 
-from datamodules.base import Beginning
+from datamodules.base import StageOverride
 from datamodules.clips.base import FileClips
 from datamodules.clips.class_folders import read_rows
 from datamodules.clips.cropping import Views
@@ -30,8 +30,8 @@ class VideoFolder(FileClips):
     Args:
         clip: What a clip measures. Pictures are used if it has one frame, and left out if it has more.
         manifest: Path of the .jsonl file or the folder to train on.
-        val_manifest: The same of held-out clips. Without one, ``held_out_share`` of the training manifest is held out.
-        held_out_share: Share of the files to hold out, chosen by a hash of their path as written, so that rows that come or go move no
+        val_manifest: The same of held-out clips. Without one, ``held_out_fraction`` of the training manifest is held out.
+        held_out_fraction: Share of the files to hold out, chosen by a hash of their path as written, so that rows that come or go move no
             others and no file is on both sides; at least one file, or none at 0.
         where: Values that a row must have to be used, such as ``{"kind": "clip", "checked": true}``; also for ``val_manifest``.
         views: What a training clip shows of its file, in time and on the screen; the same at every visit if not given.
@@ -41,7 +41,7 @@ class VideoFolder(FileClips):
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order and the views.
-        until: What training clips measure before a step, by the step.
+        milestones: What training clips measure before a step, by the step.
 
     Raises:
         ValueError: If a share is outside 0..1.
@@ -53,7 +53,7 @@ class VideoFolder(FileClips):
         *,
         manifest: str,
         val_manifest: str | None = None,
-        held_out_share: float = 0.05,
+        held_out_fraction: float = 0.05,
         where: dict[str, str | bool | int] | None = None,
         views: Views | None = None,
         broken_limit: float = 0.1,
@@ -61,13 +61,13 @@ class VideoFolder(FileClips):
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
-        until: dict[int, Beginning] | None = None,
+        milestones: dict[int, StageOverride] | None = None,
     ) -> None:
         patience = {"broken_limit": broken_limit, "time_limit": time_limit}
-        super().__init__(clip, views=views, batch_size=batch_size, workers=workers, seed=seed, until=until, **patience)
-        if not 0 <= held_out_share < 1:
-            raise ValueError(f"held_out_share must be at least 0 and below 1, got {held_out_share}")
-        self.manifest, self.val_manifest, self.held_out_share, self.where = manifest, val_manifest, held_out_share, where or {}
+        super().__init__(clip, views=views, batch_size=batch_size, workers=workers, seed=seed, milestones=milestones, **patience)
+        if not 0 <= held_out_fraction < 1:
+            raise ValueError(f"held_out_fraction must be at least 0 and below 1, got {held_out_fraction}")
+        self.manifest, self.val_manifest, self.held_out_fraction, self.where = manifest, val_manifest, held_out_fraction, where or {}
 
     @property
     def captions(self) -> list[str]:
@@ -93,7 +93,7 @@ class VideoFolder(FileClips):
 
     @cached_property
     def _split(self) -> tuple[list[Row], list[Row]]:
-        return hold_out(fitting_rows(self._measured, self.clip), self.held_out_share)
+        return hold_out(fitting_rows(self._measured, self.clip), self.held_out_fraction)
 
     @cached_property
     def _rows(self) -> list[Row]:

@@ -17,7 +17,7 @@ _KINDS = {
 }
 
 
-def objection(path: Path | str) -> str | None:
+def why_unreadable(path: Path | str) -> str | None:
     """Why this is no file that can be read; None if it is one."""
     try:
         mode = os.stat(path).st_mode

@@ -19,18 +19,18 @@ from av.error import FFmpegError
 from av.format import formats_available
 from av.video.stream import VideoStream
 
-from datamodules.decoding.file_kind import objection
+from datamodules.decoding.file_kind import why_unreadable
 
 # Seconds below which two times are the same; no container is finer where it matters.
 SAME_TIME = 1e-4
 
 # Largest pictures, 8192 x 8192: headers can claim sizes that no memory holds.
-MOST_PIXELS = 2**26
+MAX_PIXELS = 2**26
 
 # Of lists of other files one may name itself, and all of them may name what is none of our business.
 FORMATS = ",".join(sorted(formats_available - {"concat", "dash", "hls", "imf", "sdp"}))
 
-OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MOST_PIXELS)}
+OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
 
 # libav writes about damaged files to stderr; what it finds reaches the caller as an exception.
 av.logging.set_level(av.logging.PANIC)
@@ -40,30 +40,30 @@ class UnreadableVideo(ValueError):
     """A file does not give the frames that were asked for; the message names the file and the reason."""
 
 
-class Trouble(Exception):
+class DecodeError(Exception):
     """A reason without the file's name; ``opened`` adds it."""
 
 
 @contextmanager
 def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A file and its main video stream; trouble inside becomes an ``UnreadableVideo``."""
-    if reason := objection(path):
+    if reason := why_unreadable(path):
         raise UnreadableVideo(f"{path}: {reason}")
     try:
         # "file:" keeps a colon in a name from being read as a protocol. What is written about a file may be in any encoding.
         with av.open(f"file:{path}", options=OPTIONS, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream):
-                raise Trouble("there is no video stream in it")
+                raise DecodeError("there is no video stream in it")
             if not stream.codec_context:
-                raise Trouble("there is no decoder for its video stream")
-            if stream.width * stream.height > MOST_PIXELS:
-                raise Trouble(f"its pictures have {stream.width} x {stream.height} pixels, more than {MOST_PIXELS:,}")
+                raise DecodeError("there is no decoder for its video stream")
+            if stream.width * stream.height > MAX_PIXELS:
+                raise DecodeError(f"its pictures have {stream.width} x {stream.height} pixels, more than {MAX_PIXELS:,}")
             # The workers of a loader already keep the cores busy, and small frames are slower in threads.
             stream.thread_type = "NONE"
             stream.codec_context.options = {"max_pixels": OPTIONS["max_pixels"]}
             yield container, stream
-    except (FFmpegError, Trouble) as error:
+    except (FFmpegError, DecodeError) as error:
         raise UnreadableVideo(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -71,7 +71,7 @@ def nearest(container: InputContainer, stream: VideoStream, times: list[float]) 
     """The frame nearest to each of the rising ``times``; of two equally near ones the earlier."""
     end = yield from _nearest(_frames_from(container, stream, times[0]), times)
     if end is not None:
-        raise Trouble(f"its frames end at {end:.3f} s; asked for {times[0]:.3f} s to {times[-1]:.3f} s")
+        raise DecodeError(f"its frames end at {end:.3f} s; asked for {times[0]:.3f} s to {times[-1]:.3f} s")
 
 
 def at_rate(container: InputContainer, stream: VideoStream, fps: float) -> Iterator[VideoFrame]:
@@ -84,9 +84,9 @@ def every(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
     end = 0.0
     for shown in _frames_from(container, stream, 0.0):
         if shown.doubtful and end + SAME_TIME < shown.time:
-            raise Trouble(f"its frames from {end:.3f} s to {shown.time:.3f} s are lost")
+            raise DecodeError(f"its frames from {end:.3f} s to {shown.time:.3f} s are lost")
         if shown.spoiled:
-            raise Trouble(f"the frame at {shown.time:.3f} s is damaged")
+            raise DecodeError(f"the frame at {shown.time:.3f} s is damaged")
         end = shown.end
         yield shown
 
@@ -100,10 +100,10 @@ def _nearest(frames: Iterator[Shown], times: Iterable[float]) -> Generator[Video
         if later is None and time > earlier.time + SAME_TIME and time > earlier.end - SAME_TIME:
             return earlier.end
         if later is not None and later.doubtful and earlier.end + SAME_TIME < time < later.time - SAME_TIME:
-            raise Trouble(f"its frames from {earlier.end:.3f} s to {later.time:.3f} s are lost")
+            raise DecodeError(f"its frames from {earlier.end:.3f} s to {later.time:.3f} s are lost")
         chosen = later if later is not None and later.time - time + SAME_TIME < time - earlier.time else earlier
         if chosen.spoiled:
-            raise Trouble(f"the frame at {chosen.time:.3f} s is damaged")
+            raise DecodeError(f"the frame at {chosen.time:.3f} s is damaged")
         yield chosen.frame
     return None
 
@@ -127,7 +127,7 @@ def _frames_from(container: InputContainer, stream: VideoStream, start: float) -
     frames = _decode(container, stream)
     first = next(frames, None)
     if first is None:
-        raise Trouble("the video stream holds no frames")
+        raise DecodeError("the video stream holds no frames")
     origin = first.time
     # Some formats seek to the keyframe after the time, so they are asked again, for earlier ones.
     for margin in (0.0, 1.0, start) if start > 0 else ():
@@ -137,7 +137,7 @@ def _frames_from(container: InputContainer, stream: VideoStream, start: float) -
         if first is not None and first.time <= origin + start:
             break
     if first is None:
-        raise Trouble(f"no frame can be decoded at {start:.3f} s or before")
+        raise DecodeError(f"no frame can be decoded at {start:.3f} s or before")
     for shown in chain([first], frames):
         yield Shown(shown.time - origin, shown.end - origin, *shown[2:])
 
@@ -152,7 +152,7 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
             # The same for all frames of a stream; to make a fraction of it takes as long as to convert a small frame's colours.
             tick = tick or float(frame.time_base or 0)
             if frame.time is None or not tick:
-                raise Trouble("its frames carry no times")
+                raise DecodeError("its frames carry no times")
             spoiled = frame.is_corrupt or (spoiled and not frame.key_frame)
             doubtful |= _complaints() > complaints
             yield Shown(frame.time, frame.time + (frame.duration * tick or usual), frame, spoiled, doubtful)

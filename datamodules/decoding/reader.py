@@ -15,8 +15,8 @@ from av import VideoFrame
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.decoding.file_kind import objection
-from datamodules.decoding.frames import MOST_PIXELS, Trouble, UnreadableVideo, nearest, opened
+from datamodules.decoding.file_kind import why_unreadable
+from datamodules.decoding.frames import MAX_PIXELS, DecodeError, UnreadableVideo, nearest, opened
 from datamodules.decoding.pixels import WHITE, flattened, pixels_of, put_planes
 from datamodules.decoding.subprocess_guard import empty
 from datamodules.decoding.transforms import CENTRE, Framing
@@ -78,7 +78,7 @@ def probe(path: Path | str) -> Probe:
             # Packets come in decoding order, so the last one need not be the latest.
             shown = [(packet.pts, packet.duration or 0) for packet in container.demux(stream) if packet.pts is not None]
             if not shown:
-                raise Trouble("the video stream holds no frames")
+                raise DecodeError("the video stream holds no frames")
             end = max(start + length for start, length in shown)
             seconds, frames = (end - min(shown)[0]) * tick, len(shown)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
@@ -146,12 +146,12 @@ def _show(frame: VideoFrame, framing: Framing, place: np.ndarray) -> None:
 @contextmanager
 def opened_picture(path: Path | str) -> Iterator[Image.Image]:
     """A picture file; trouble inside becomes an ``UnreadableVideo``."""
-    if reason := objection(path):
+    if reason := why_unreadable(path):
         raise UnreadableVideo(f"{path}: {reason}")
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
             yield image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableVideo(f"{path}: {error}") from error

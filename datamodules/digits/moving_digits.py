@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.base import Beginning, ClipDataModule
+from datamodules.base import ClipDataModule, StageOverride
 from datamodules.digits.classifier import DigitJudge
 from datamodules.digits.font import COLUMNS, ROWS, cell_size, draw
 from modules.geometry import Clip
@@ -137,7 +137,7 @@ class MovingDigits(ClipDataModule):
         held_out: Validation clips, and test clips.
         speed: Pixels per frame on a 32 pixel side.
         wander: Largest distance from the centre across the motion, in pixels of a 32 pixel side.
-        until: What training clips measure before a step, by the step.
+        milestones: What training clips measure before a step, by the step.
 
     Raises:
         ValueError: If a number of clips is below 1 or ``wander`` is negative.
@@ -154,9 +154,9 @@ class MovingDigits(ClipDataModule):
         held_out: int = 128,
         speed: float = 1.0,
         wander: int = 3,
-        until: dict[int, Beginning] | None = None,
+        milestones: dict[int, StageOverride] | None = None,
     ) -> None:
-        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed, until=until)
+        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed, milestones=milestones)
         if min(clips, held_out) < 1:
             raise ValueError(f"clips and held_out must be at least 1, got {clips} and {held_out}")
         if wander < 0:

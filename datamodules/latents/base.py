@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import asdict, replace
 from typing import NoReturn
 
-from datamodules.base import Beginning, ClipDataModule
+from datamodules.base import ClipDataModule, StageOverride
 from modules.geometry import Clip
 from modules.storage.latents import CachePlan
 
@@ -23,7 +23,7 @@ class LatentSource(ClipDataModule):
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order.
-        until: What training clips measure before a step, by the step; they may only be shorter.
+        milestones: What training clips measure before a step, by the step; they may only be shorter.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class LatentSource(ClipDataModule):
         batch_size: int = 8,
         workers: int = 0,
         seed: int = 0,
-        until: dict[int, Beginning] | None = None,
+        milestones: dict[int, StageOverride] | None = None,
     ) -> None:
-        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed, until=until)
+        super().__init__(clip, batch_size=batch_size, workers=workers, seed=seed, milestones=milestones)
         self.folder = folder
 
     @property

@@ -13,7 +13,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules.decoding.frames import Trouble, UnreadableVideo, at_rate, opened
+from datamodules.decoding.frames import DecodeError, UnreadableVideo, at_rate, opened
 from datamodules.decoding.pixels import pixels_of
 from datamodules.decoding.reader import VIDEOS
 from datamodules.loaders.distributed import rank_and_world_size
@@ -125,7 +125,7 @@ def look_at(file: str, name: str) -> Source:
     with opened(file) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate
         if not rate:
-            raise Trouble("its frame rate is unknown")
+            raise DecodeError("its frame rate is unknown")
         pixels_of(next(at_rate(container, stream, float(rate))))
         return Source(file, name, float(rate))
 
@@ -166,10 +166,10 @@ def _frames(source: Source) -> Iterator[Tensor]:
             pixels = pixels_of(frame)
             found, end = f"{pixels.shape[2]} x {pixels.shape[1]}", (number + 1) / source.fps
             if size not in (None, found):
-                raise Trouble(f"its frames change from {size} to {found} pixels")
+                raise DecodeError(f"its frames change from {size} to {found} pixels")
             size = found
             yield pixels
         lengths = [(stream.duration or 0) * float(stream.time_base or 0), (container.duration or 0) / av.time_base]
         promised = min(filter(None, lengths), default=0.0)
         if promised > end + TOLERANCE:
-            raise Trouble(f"its frames end at {end:.3f} s, although its header says {promised:.3f} s")
+            raise DecodeError(f"its frames end at {end:.3f} s, although its header says {promised:.3f} s")

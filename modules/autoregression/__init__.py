@@ -1,30 +1,30 @@
 """Where tokens meet the transformer: teaching and sampling, side by side."""
 
-from modules.autoregression.corruption import BitCorruption, Corrupts, Shows
+from modules.autoregression.corruption import BitCorruption, ContextSource, Corrupts
 from modules.autoregression.generation import Generation
 from modules.autoregression.guidance import Guidance
-from modules.autoregression.latent_memory import LatentMemory
-from modules.autoregression.long_video import Extension, ReEncoding, TokenKeeping
+from modules.autoregression.latent_memory import InMemoryLatentCache
+from modules.autoregression.long_video import KVCacheWindow, LongVideoStrategy, ReEncoding
 from modules.autoregression.objective import bit_loss
 from modules.autoregression.rollout import Rollout
 from modules.autoregression.sampler import LatentFrame, Sampler, SamplingRun
-from modules.autoregression.teacher_forcing import Lesson, teach
+from modules.autoregression.teacher_forcing import TeacherForcingBatch, teacher_forcing
 
 __all__ = [
     "BitCorruption",
+    "ContextSource",
     "Corrupts",
-    "Extension",
     "Generation",
     "Guidance",
+    "InMemoryLatentCache",
+    "KVCacheWindow",
     "LatentFrame",
-    "LatentMemory",
-    "Lesson",
+    "LongVideoStrategy",
     "ReEncoding",
     "Rollout",
     "Sampler",
     "SamplingRun",
-    "Shows",
-    "TokenKeeping",
+    "TeacherForcingBatch",
     "bit_loss",
-    "teach",
+    "teacher_forcing",
 ]

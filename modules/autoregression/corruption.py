@@ -11,13 +11,13 @@ from torch import Tensor
 from modules.geometry import Pyramid
 
 # Called with a scale and its true bits (B * t, d, h_k, w_k) bool; returns the bits that the model is shown in their place.
-Show = Callable[[int, Tensor], Tensor]
+ContextFn = Callable[[int, Tensor], Tensor]
 
 
-class Shows(Protocol):
+class ContextSource(Protocol):
     """Decides what the model is shown of a clip in training instead of its true bits."""
 
-    def start(self, latent: Tensor, pyramid: Pyramid) -> Show:
+    def start(self, latent: Tensor, pyramid: Pyramid) -> ContextFn:
         """Begin with clips ``(B, d, t, h, w)``, whose scales are then shown from coarse to fine, all frames of a scale at once."""
         ...
 
@@ -47,8 +47,8 @@ class BitCorruption:
             raise ValueError(f"flip ratios need 0 <= p_min <= p_max <= {MOST} and delta >= 0, got {p_min}, {p_max}, {delta}")
         self.p_min, self.p_max, self.delta, self.inherit = p_min, p_max, delta, inherit
 
-    def start(self, latent: Tensor, pyramid: Pyramid) -> Show:
-        """Draw the ratios of a batch; see :class:`Shows`."""
+    def start(self, latent: Tensor, pyramid: Pyramid) -> ContextFn:
+        """Draw the ratios of a batch; see :class:`ContextSource`."""
         ratios = self.draw_ratios(latent.shape[0], latent.shape[2], pyramid.scales, latent.device).flatten(0, 1)
         return lambda scale, bits: self.flip(bits, ratios[:, scale])
 

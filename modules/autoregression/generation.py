@@ -9,7 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from modules.autoregression.long_video import Extension
+from modules.autoregression.long_video import LongVideoStrategy
 from modules.autoregression.sampler import Sampler, SamplingRun
 from modules.geometry import Clip
 from modules.tokenizer import VideoTokenizer, fast_convolutions
@@ -49,26 +49,26 @@ class Generation:
         tokenizer: Bits to pixels and back.
         transformer: The model.
         sampler: How bits are drawn.
-        extension: How videos grow beyond the trained length.
+        long_video: How videos grow beyond the trained length.
 
     Raises:
-        ValueError: If the extension's window or overlap is no length that the tokenizer can make.
+        ValueError: If the long_video's window or overlap is no length that the tokenizer can make.
     """
 
     tokenizer: VideoTokenizer
     transformer: VideoARTransformer
     sampler: Sampler
-    extension: Extension
+    long_video: LongVideoStrategy
 
     def __post_init__(self) -> None:
         for name in ("window", "overlap"):
-            if hasattr(self.extension, name):
-                self.tokenizer.latent_frames(getattr(self.extension, name), f"extension.{name}")
+            if hasattr(self.long_video, name):
+                self.tokenizer.latent_frames(getattr(self.long_video, name), f"long_video.{name}")
 
     def check_encoder(self, frames: int, given: bool = False) -> None:
         """Raises ``ValueError`` if a video of so many frames, or behind ``given`` ones, needs an encoder that the tokenizer lacks."""
-        if not self.tokenizer.encodes and (given or self.extension.encodes(frames)):
-            what = "a video that continues given frames" if given else f"a video of {frames} frames, longer than model.extension.window,"
+        if not self.tokenizer.encodes and (given or self.long_video.encodes(frames)):
+            what = "a video that continues given frames" if given else f"a video of {frames} frames, longer than model.long_video.window,"
             raise ValueError(f"{what} needs the tokenizer's encoder, {MISSING}")
 
     @torch.no_grad()
@@ -95,8 +95,8 @@ class Generation:
         if given >= clip.frames:
             raise ValueError(f"a prefix of {given} frames leaves nothing of {clip.frames} frames to generate")
         # Decoded a window at a time: whole windows take less time than their latent frames one by one.
-        roll = self._roll(ids, clip, seeds, prefix, changes, together=self.tokenizer.latent_frames(self.extension.window))
-        pieces = list(self.extension.frames(roll, prefix, clip.frames - given))
+        roll = self._roll(ids, clip, seeds, prefix, changes, together=self.tokenizer.latent_frames(self.long_video.window))
+        pieces = list(self.long_video.frames(roll, prefix, clip.frames - given))
         return torch.cat(pieces if prefix is None else [prefix, *pieces], dim=2)
 
     @torch.no_grad()
@@ -112,7 +112,7 @@ class Generation:
             ``(B, 3, n, height, width)``: one frame at the very start, then as many as share a latent frame.
         """
         self.tokenizer.layout(Clip(1, clip.height, clip.width))
-        yield from self.extension.frames(self._roll(ids, clip, seeds, prefix, changes, together=1), prefix, None)
+        yield from self.long_video.frames(self._roll(ids, clip, seeds, prefix, changes, together=1), prefix, None)
 
     def _roll(
         self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None, changes: Sequence[Change], together: int
@@ -137,18 +137,18 @@ class _Roll:
 
     def __call__(self, given: Tensor | None, most: int | None) -> Iterator[Tensor]:
         """See :data:`modules.autoregression.long_video.Roll`."""
-        tokenizer, told = self.make.tokenizer, self._ids()
+        tokenizer, current_ids = self.make.tokenizer, self._ids()
         before = 0 if given is None else given.shape[2]
         end = None if most is None else before + most
-        run, state = self._begin(told, end), None
+        run, state = self._begin(current_ids, end), None
         if given is not None:
             latent = tokenizer.encode_for_tokens(given)
             _, state = self._decode([run.next_frame(frame).complete for frame in latent.unbind(dim=2)], None)
         latents: list[Tensor] = []
         for number in count(tokenizer.latent_frames(before) if before else 0):
-            if self._ids() is not told:
-                told = self._ids()
-                run.tell(told)
+            if self._ids() is not current_ids:
+                current_ids = self._ids()
+                run.set_condition(current_ids)
             latents.append(run.next_frame().complete)
             self.upcoming += tokenizer.shape.temporal_factor if number else 1
             last = end is not None and number + 1 == tokenizer.latent_frames(end)
@@ -161,9 +161,9 @@ class _Roll:
 
     def _begin(self, ids: Tensor, end: int | None) -> SamplingRun:
         """A run of a window, or of fewer frames if no more are wanted, over which guidance then goes from its start to its end."""
-        frames = min(self.make.extension.window, end or self.make.extension.window)
+        frames = min(self.make.long_video.window, end or self.make.long_video.window)
         layout = self.make.tokenizer.layout(Clip(frames, self.clip.height, self.clip.width))
-        return SamplingRun(self.make.sampler, self.make.transformer, ids, layout, self.generators, self.make.extension.sink)
+        return SamplingRun(self.make.sampler, self.make.transformer, ids, layout, self.generators, self.make.long_video.sink)
 
     def _decode(self, latents: list[Tensor], state: DecoderState | None) -> tuple[Tensor, DecoderState]:
         with fast_convolutions():

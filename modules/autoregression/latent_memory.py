@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class LatentMemory:
+class InMemoryLatentCache:
     """Remembers the continuous latents of a data set whose clips never change (no augmentation), so each is encoded once per run.
 
     Continuous latents and not bits are kept, because flipped bits need the residual to be quantised again.

@@ -12,7 +12,7 @@ from torch import Tensor
 Roll = Callable[[Tensor | None, int | None], Iterator[Tensor]]
 
 
-class Extension(ABC):
+class LongVideoStrategy(ABC):
     """Makes a video of any length out of windows that the model was trained on.
 
     Args:
@@ -36,7 +36,7 @@ class Extension(ABC):
         return {"kind": type(self).__name__, **vars(self)}
 
 
-class ReEncoding(Extension):
+class ReEncoding(LongVideoStrategy):
     """The paper's: the last frames of a finished window are encoded again as the history of the next one.
 
     Args:
@@ -70,7 +70,7 @@ class ReEncoding(Extension):
             given = torch.cat(pieces, dim=2)[:, :, -self.overlap :]
 
 
-class TokenKeeping(Extension):
+class KVCacheWindow(LongVideoStrategy):
     """Our addition: the tokens of the last frames stay in the cache, nothing is encoded again, and positions stay those of training.
 
     Args:

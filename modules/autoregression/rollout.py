@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modules.autoregression.corruption import Show
+from modules.autoregression.corruption import ContextFn
 from modules.autoregression.guidance import Guidance
 from modules.autoregression.sampler import Sampler
 from modules.geometry import Layout, Pyramid
@@ -71,8 +71,8 @@ class OwnSamples(NamedTuple):
     ids: Tensor
     frames: range
 
-    def start(self, latent: Tensor, pyramid: Pyramid) -> Show:
-        """Sample; see :class:`modules.autoregression.corruption.Shows`."""
+    def start(self, latent: Tensor, pyramid: Pyramid) -> ContextFn:
+        """Sample; see :class:`modules.autoregression.corruption.ContextSource`."""
         layout, given = Layout(pyramid, self.frames.stop), latent[:, :, : self.frames.start]
         generators = [torch.Generator().manual_seed(seed) for seed in torch.randint(2**62, (len(latent),)).tolist()]
         made = list(self.sampler.frames(self.transformer, self.ids, layout, generators, given))

@@ -12,7 +12,7 @@ from torch import Tensor
 from modules.autoregression.guidance import Guidance, position
 from modules.geometry import Layout
 from modules.tokenizer.bsq import to_bits, to_codes
-from modules.tokenizer.pyramid import down, walk
+from modules.tokenizer.pyramid import coarse_to_fine, down
 from modules.transformer import VideoARTransformer
 from modules.transformer.condition import Prompt
 
@@ -95,7 +95,7 @@ class SamplingRun:
         sampler: How bits are drawn.
         transformer: The model.
         ids: ``(B, P)`` condition ids.
-        layout: The longest video of training, or a shorter one. The run has no end; see :meth:`VideoARTransformer.begin`.
+        layout: The longest video of training, or a shorter one. The run has no end; see :meth:`VideoARTransformer.start_decoding`.
         generators: One per clip, on the CPU.
         sink: Whether the first frame stays visible for ever.
     """
@@ -113,15 +113,15 @@ class SamplingRun:
         self.clips, self.generators = len(ids), generators
         self.guided = self._is_guided()
         with torch.no_grad():
-            self.decoding = transformer.begin(self._prompt(ids), layout, sink)
+            self.decoding = transformer.start_decoding(self._prompt(ids), layout, sink)
         height, width = layout.pyramid.sizes[-1]
         self.start = ids.new_zeros(self.clips, transformer.head.out_features, height, width, dtype=torch.float32)
         self.complete: Tensor | None = None
 
     @torch.no_grad()
-    def tell(self, ids: Tensor) -> None:
+    def set_condition(self, ids: Tensor) -> None:
         """Change the condition for the frames to come: ``(B, P)`` ids."""
-        self.transformer.tell(self._prompt(ids), self.decoding)
+        self.transformer.set_condition(self._prompt(ids), self.decoding)
 
     @torch.no_grad()
     def next_frame(self, given: Tensor | None = None) -> LatentFrame:
@@ -129,7 +129,7 @@ class SamplingRun:
         pyramid, resize = self.layout.pyramid, self.transformer.resize
         before = self.start if self.complete is None else self.complete
         if self.complete is not None:
-            self.transformer.remember(self._tokens(self.complete), self.decoding)
+            self.transformer.commit_frame(self._tokens(self.complete), self.decoding)
         chosen: list[Tensor] = []
 
         def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class SamplingRun:
                 chosen.append(to_bits(down(given.float() - partial, pyramid.sizes[scale])))
             return to_codes(chosen[-1])
 
-        self.complete = walk(pyramid, choose, self.start, resize)
+        self.complete = coarse_to_fine(pyramid, choose, self.start, resize)
         return LatentFrame(self.complete, chosen)
 
     def _prompt(self, ids: Tensor) -> Prompt:

@@ -8,13 +8,13 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from modules.autoregression.corruption import Shows
+from modules.autoregression.corruption import ContextSource
 from modules.geometry import Pyramid
 from modules.tokenizer.bsq import to_bits, to_codes
-from modules.tokenizer.pyramid import Resize, down, walk
+from modules.tokenizer.pyramid import Resize, coarse_to_fine, down
 
 
-class Lesson(NamedTuple):
+class TeacherForcingBatch(NamedTuple):
     """One training example.
 
     Attributes:
@@ -29,7 +29,7 @@ class Lesson(NamedTuple):
 
 
 @torch.no_grad()
-def teach(latent: Tensor, shows: Shows, pyramid: Pyramid, resize: Resize = "area") -> Lesson:
+def teacher_forcing(latent: Tensor, shows: ContextSource, pyramid: Pyramid, resize: Resize = "area") -> TeacherForcingBatch:
     """Teacher forcing with self-correction.
 
     The context of a scale is built from the *shown* bits of the scales before it (flipped ones, or samples), and its target is the
@@ -56,9 +56,9 @@ def teach(latent: Tensor, shows: Shows, pyramid: Pyramid, resize: Resize = "area
         targets.append(bits)
         return to_codes(show(scale, bits))
 
-    complete = rearrange(walk(pyramid, choose, torch.zeros_like(frames), resize), "(b t) d h w -> b t d h w", b=clips)
+    complete = rearrange(coarse_to_fine(pyramid, choose, torch.zeros_like(frames), resize), "(b t) d h w -> b t d h w", b=clips)
     contexts[0] = opening_contexts(complete, pyramid.sizes[0], resize)
-    return Lesson(pack(contexts, clips), pack(targets, clips), complete)
+    return TeacherForcingBatch(pack(contexts, clips), pack(targets, clips), complete)
 
 
 def opening_contexts(complete: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:

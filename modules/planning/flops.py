@@ -39,9 +39,9 @@ class Work:
         """Operations of the model in a step, as utilisation counts them: nothing that is computed twice, nothing of the tokenizer."""
         return 3 * (self.linear + self.attention)
 
-    def done(self, recompute: bool) -> int:
+    def done(self, activation_checkpointing: bool) -> int:
         """Operations that a step really does."""
-        return (4 if recompute else 3) * (self.linear + self.attention) + self.encoding
+        return (4 if activation_checkpointing else 3) * (self.linear + self.attention) + self.encoding
 
 
 def work_of(tokenizer: VideoTokenizer, transformer: VideoARTransformer, clip: Clip) -> Work:

@@ -18,7 +18,7 @@ from modules.autoregression import bit_loss
 from modules.geometry import Layout
 from modules.transformer import VideoARTransformer
 from modules.transformer.attention.attention import Dense
-from modules.transformer.attention.precomputed import make_plan
+from modules.transformer.attention.precomputed import make_sequence_tensors
 from modules.transformer.sequence import TokenSequence
 
 # A transformer of that many blocks (None: as many as it has), with activation checkpointing or without.
@@ -77,32 +77,32 @@ class Kept:
         return sum(size for number, (size, _) in self._storages.items() if number not in self._own)
 
 
-def memory_of(build: Builder, layout: Layout, recompute: bool, bf16: bool) -> Memory:
+def memory_of(build: Builder, layout: Layout, activation_checkpointing: bool, bf16: bool) -> Memory:
     """What a transformer needs in training on clips of a layout.
 
     Args:
         build: Makes it.
         layout: The clips.
-        recompute: Whether blocks are computed again in the backward pass (activation checkpointing).
+        activation_checkpointing: Whether blocks are computed again in the backward pass (activation checkpointing).
         bf16: Whether in mixed precision.
     """
 
-    def count(layers: int | None, batch: int, recompute: bool) -> int:
-        return kept(lambda: build(layers, recompute), layout, batch, bf16)
+    def count(layers: int | None, batch: int, activation_checkpointing: bool) -> int:
+        return kept(lambda: build(layers, activation_checkpointing), layout, batch, bf16)
 
-    def of_clip(layers: int | None, recompute: bool) -> int:
-        return count(layers, 2, recompute) - count(layers, 1, recompute)
+    def of_clip(layers: int | None, activation_checkpointing: bool) -> int:
+        return count(layers, 2, activation_checkpointing) - count(layers, 1, activation_checkpointing)
 
-    per_clip = of_clip(None, recompute)
+    per_clip = of_clip(None, activation_checkpointing)
     with torch.device("meta"):
-        model = build(None, recompute)
+        model = build(None, activation_checkpointing)
     return Memory(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         block=sum(parameter.numel() for parameter in model.blocks[0].parameters()),
         layers=len(model.blocks),
-        fixed=count(None, 1, recompute) - per_clip,
+        fixed=count(None, 1, activation_checkpointing) - per_clip,
         per_clip=per_clip,
-        recomputed=of_clip(2, False) - of_clip(1, False) if recompute else 0,
+        recomputed=of_clip(2, False) - of_clip(1, False) if activation_checkpointing else 0,
     )
 
 
@@ -111,7 +111,7 @@ def kept(build: Callable[[], VideoARTransformer], layout: Layout, batch: int, bf
     with torch.device("meta"):
         model = build()
     # Indices need their content, so outside of the mode.
-    make_plan(TokenSequence(layout, model.condition.length, model.history), model.window, model.rope, torch.device("cpu"))
+    make_sequence_tensors(TokenSequence(layout, model.condition.length, model.history), model.window, model.rope, torch.device("cpu"))
     no_mask = patch.object(VideoARTransformer, "_attend", lambda *_: Dense(None))
     with FakeTensorMode(allow_non_fake_inputs=True), no_mask:
         model.to_empty(device="cpu")

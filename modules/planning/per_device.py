@@ -74,7 +74,7 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
         accumulate: Batches per step.
         frozen: Parameters of networks that are not trained, of which each device has a copy, by their name.
     """
-    recompute = memory.recomputed > 0
+    activation_checkpointing = memory.recomputed > 0
     shards = machine.ranks if machine.strategy == "fsdp" else 1
     share = -(-memory.parameters // shards)
     components = {
@@ -84,14 +84,14 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
         **{f"frozen {name}": FLOAT * parameters for name, parameters in frozen.items()},
         "kept for the backward pass": memory.kept(batch),
     }
-    if recompute:
+    if activation_checkpointing:
         components["one block computed again"] = batch * memory.recomputed
     if shards > 1:
         # Two blocks are whole at a time, one computed and one fetched, and one has a whole gradient; so has what lies outside of blocks.
         outside = memory.parameters - memory.layers * memory.block
         components["gathered blocks"] = FLOAT * (3 * memory.block + 2 * outside)
     clips = batch * accumulate * machine.ranks
-    seconds = batch * accumulate * work.done(recompute) / (machine.tflops * 1e12 * machine.utilisation)
+    seconds = batch * accumulate * work.done(activation_checkpointing) / (machine.tflops * 1e12 * machine.utilisation)
     # The network of a perceptual loss is in no checkpoint.
     return Needs(components, seconds, clips, FLOAT * (3 * memory.parameters + frozen.get("tokenizer", 0)))
 

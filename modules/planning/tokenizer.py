@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from modules.geometry import Clip
 from modules.planning.flops import Work
 from modules.planning.memory import Kept, Memory
-from modules.tokenizer import Adversary, PerceptualLoss, Reconstruction, TokenizerLoss, VideoTokenizer
+from modules.tokenizer import AdversarialLoss, PerceptualLoss, Reconstruction, TokenizerLoss, VideoTokenizer
 
 
 class TokenizerTraining(NamedTuple):
@@ -23,7 +23,7 @@ class TokenizerTraining(NamedTuple):
     tokenizer: VideoTokenizer
     loss: TokenizerLoss
     perceptual: PerceptualLoss | None = None
-    adversary: Adversary | None = None
+    adversary: AdversarialLoss | None = None
 
     @property
     def networks(self) -> nn.ModuleList:

@@ -1,7 +1,7 @@
 """Video to bits and back (paper 4.1)."""
 
 from modules.tokenizer.detokenizer import Detokenizer
-from modules.tokenizer.losses.adversarial import Adversary
+from modules.tokenizer.losses.adversarial import AdversarialLoss
 from modules.tokenizer.losses.perceptual import PerceptualLoss
 from modules.tokenizer.losses.reconstruction import TokenizerLoss
 from modules.tokenizer.quantizer import Quantized
@@ -11,7 +11,7 @@ from modules.tokenizer.tokenizer import Reconstruction, VideoTokenizer
 from modules.tokenizer.winograd.conv import fast_convolutions
 
 __all__ = [
-    "Adversary",
+    "AdversarialLoss",
     "DecoderState",
     "Detokenizer",
     "EncoderState",

@@ -19,16 +19,18 @@ EXTRA_STATE = "_extra_state"
 
 
 @dataclass
-class Fitted:
-    """Tensors for a network, ``tensors``, and the names of those that were copied, inflated, or renewed for another number of bits."""
+class InflationResult:
+    """Tensors for a network, and the names of those that were copied, inflated, or reinitialised for another number of bits."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     copied: list[str] = field(default_factory=list)
     inflated: list[str] = field(default_factory=list)
-    renewed: list[str] = field(default_factory=list)
+    reinitialised: list[str] = field(default_factory=list)
 
 
-def fit(own: Mapping[str, Tensor], found: Mapping[str, Tensor], temporal_init: TemporalInit = "zeros", renew: bool = False) -> Fitted:
+def inflate_state_dict(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor], temporal_init: TemporalInit = "zeros", reinitialise: bool = False
+) -> InflationResult:
     """The tensors ``found`` in a file, for a network that has ``own``.
 
     A kernel with one temporal slice in the file and more in the network becomes its last slice. With "zeros" before it the video
@@ -38,30 +40,30 @@ def fit(own: Mapping[str, Tensor], found: Mapping[str, Tensor], temporal_init: T
         own: The network's names and tensors, as newly initialised.
         found: The file's; names that the network does not have are left alone.
         temporal_init: What the earlier temporal slices of an inflated kernel hold; "random" keeps those of ``own``.
-        renew: Whether the two convolutions that depend on the number of bits keep their new values if the file has another number.
+        reinitialise: Whether the two convolutions that depend on the number of bits keep their new values if the file has another number.
 
     Raises:
         ValueError: If a tensor is missing or has another shape; the first one is named.
     """
-    fitted, culprits = Fitted(), []
+    result, culprits = InflationResult(), []
     for name, value in own.items():
         if name not in found:
             culprits.append(f"{name} is missing in the file")
         elif name.endswith(EXTRA_STATE) or found[name].shape == value.shape:
-            fitted.tensors[name] = found[name]
-            fitted.copied.append(name)
+            result.tensors[name] = found[name]
+            result.copied.append(name)
         elif _only_time_differs(found[name], value):
-            fitted.tensors[name] = _inflated(found[name], value, temporal_init)
-            fitted.inflated.append(name)
-        elif not (renew and _depends_on_bits(name)):
+            result.tensors[name] = _inflated(found[name], value, temporal_init)
+            result.inflated.append(name)
+        elif not (reinitialise and _depends_on_bits(name)):
             culprits.append(f"{name} is {tuple(found[name].shape)} in the file and {tuple(value.shape)} in the model")
         else:
-            fitted.renewed.append(name)
+            result.reinitialised.append(name)
     if culprits:
         raise ValueError(culprits[0] + (f" (and {len(culprits) - 1} more)" if len(culprits) > 1 else ""))
-    if fitted.renewed:
-        _renew_whole_convolutions(fitted, own)
-    return fitted
+    if result.reinitialised:
+        _reinitialise_whole_convolutions(result, own)
+    return result
 
 
 def _only_time_differs(kernel: Tensor, target: Tensor) -> bool:
@@ -79,9 +81,9 @@ def _depends_on_bits(name: str) -> bool:
     return any(convolution in name for convolution in BIT_CONVOLUTIONS)
 
 
-def _renew_whole_convolutions(fitted: Fitted, own: Mapping[str, Tensor]) -> None:
+def _reinitialise_whole_convolutions(result: InflationResult, own: Mapping[str, Tensor]) -> None:
     """Another number of bits means new kernels and new offsets at both ends of the latent."""
-    fitted.renewed = [name for name in own if _depends_on_bits(name)]
-    fitted.tensors |= {name: own[name] for name in fitted.renewed}
-    fitted.copied = [name for name in fitted.copied if name not in fitted.renewed]
-    fitted.inflated = [name for name in fitted.inflated if name not in fitted.renewed]
+    result.reinitialised = [name for name in own if _depends_on_bits(name)]
+    result.tensors |= {name: own[name] for name in result.reinitialised}
+    result.copied = [name for name in result.copied if name not in result.reinitialised]
+    result.inflated = [name for name in result.inflated if name not in result.reinitialised]

@@ -31,7 +31,7 @@ def up(code: Tensor, size: tuple[int, int]) -> Tensor:
     return code if tuple(code.shape[-2:]) == size else F.interpolate(code, size=size, mode="bilinear", align_corners=False)
 
 
-def walk(pyramid: Pyramid, choose: Choose, start: Tensor, resize: Resize = "area") -> Tensor:
+def coarse_to_fine(pyramid: Pyramid, choose: Choose, start: Tensor, resize: Resize = "area") -> Tensor:
     """Build a latent frame scale by scale (paper Eq. 6).
 
     Args:

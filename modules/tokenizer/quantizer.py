@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modules.geometry import Pyramid
 from modules.tokenizer import bsq
-from modules.tokenizer.pyramid import down, walk
+from modules.tokenizer.pyramid import coarse_to_fine, down
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Quantized:
         bits: For every scale ``(B, t, h_k, w_k, d)`` uint8, 0 or 1.
         commitment: Commitment loss of every scale that was not dropped.
         entropy: Entropy penalty of every scale that was not dropped.
-        left: ``(K,)`` share of the latent's energy that is left over after each scale, without gradient.
+        residual_energy: ``(K,)`` share of the latent's energy that is left after each scale, without gradient.
     """
 
     latent: Tensor
     bits: list[Tensor]
     commitment: Tensor
     entropy: Tensor
-    left: Tensor
+    residual_energy: Tensor
 
 
 def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
@@ -45,11 +45,11 @@ def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
     frames = rearrange(latent.float(), "b d t h w -> (b t) d h w")
     drawn = (torch.rand(pyramid.scales) >= drop).tolist() if drop else [True] * pyramid.scales
     kept = [*drawn[:-1], True]
-    bits, commitments, entropies, left = [], [], [], []
+    bits, commitments, entropies, energies = [], [], [], []
 
     def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
         residual = frames - partial
-        left.append(_energy(residual))
+        energies.append(_energy(residual))
         sphere, codes = bsq.straight_through(down(residual, pyramid.sizes[scale]))
         bits.append(bsq.to_bits(sphere))
         if not kept[scale]:
@@ -58,14 +58,14 @@ def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
         entropies.append(bsq.entropy_penalty(sphere))
         return codes
 
-    total = walk(pyramid, choose, torch.zeros_like(frames))
-    energies = torch.stack([*left, _energy(frames - total)])
+    total = coarse_to_fine(pyramid, choose, torch.zeros_like(frames))
+    energy = torch.stack([*energies, _energy(frames - total)])
     return Quantized(
         latent=rearrange(total, "(b t) d h w -> b d t h w", b=len(latent)),
         bits=[rearrange(scale, "(b t) d h w -> b t h w d", b=len(latent)).to(torch.uint8) for scale in bits],
         commitment=torch.stack(commitments),
         entropy=torch.stack(entropies),
-        left=energies[1:] / energies[0].clamp_min(1e-12),
+        residual_energy=energy[1:] / energy[0].clamp_min(1e-12),
     )
 
 
@@ -77,7 +77,7 @@ def dequantize(bits: Sequence[Tensor]) -> Tensor:
     """
     pyramid = Pyramid(tuple((scale.shape[2], scale.shape[3]) for scale in bits))
     codes = [bsq.to_codes(rearrange(scale, "b t h w d -> (b t) d h w")) for scale in bits]
-    total = walk(pyramid, lambda scale, context, partial: codes[scale], torch.zeros_like(codes[-1]))
+    total = coarse_to_fine(pyramid, lambda scale, context, partial: codes[scale], torch.zeros_like(codes[-1]))
     return rearrange(total, "(b t) d h w -> b d t h w", b=len(bits[-1]))
 
 

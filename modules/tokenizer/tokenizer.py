@@ -17,7 +17,7 @@ from modules.tokenizer.decoder import Decoder
 from modules.tokenizer.encoder import Encoder
 from modules.tokenizer.identity import identity_of
 from modules.tokenizer.infinity import read_infinity, read_settings
-from modules.tokenizer.inflation import TemporalInit, fit
+from modules.tokenizer.inflation import TemporalInit, inflate_state_dict
 from modules.tokenizer.quantizer import Quantized, dequantize, quantize
 from modules.tokenizer.streaming import DecoderState, EncoderState, decode_chunk, encode_chunk
 
@@ -91,13 +91,15 @@ class VideoTokenizer(nn.Module):
         tokenizer = cls(**settings) if bits is None else cls(**{**settings, "bits": bits})
         own = tokenizer.state_dict()
         try:
-            fitted = fit(own, tensors, renew=True)
+            fitted = inflate_state_dict(own, tensors, reinitialise=True)
             if unknown := [name for name in tensors if name not in own]:
                 raise ValueError(f"{unknown[0]} is no part of the published network")
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if fitted.renewed:
-            warnings.warn(f"{path} has {settings['bits']} bits, not {bits}; newly initialised: {', '.join(fitted.renewed)}", stacklevel=2)
+        if fitted.reinitialised:
+            warnings.warn(
+                f"{path} has {settings['bits']} bits, not {bits}; newly initialised: {', '.join(fitted.reinitialised)}", stacklevel=2
+            )
         tokenizer.load_state_dict(fitted.tensors)
         return tokenizer
 
@@ -117,7 +119,7 @@ class VideoTokenizer(nn.Module):
         if temporal_init not in get_args(TemporalInit):
             raise ValueError(f"temporal_init must be one of {', '.join(get_args(TemporalInit))}, got {temporal_init!r}")
         video = VideoTokenizer(**asdict(replace(self.shape, temporal_factor=temporal_factor)))
-        video.load_state_dict(fit(video.state_dict(), self.state_dict(), temporal_init).tensors)
+        video.load_state_dict(inflate_state_dict(video.state_dict(), self.state_dict(), temporal_init).tensors)
         return video
 
     @property

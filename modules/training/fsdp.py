@@ -28,7 +28,7 @@ from modules.storage.tensor_file import unwritten
 from modules.transformer import VideoARTransformer
 
 # What is called on a transformer besides itself: the steps of sampling.
-STEPS = ("begin", "tell", "step", "remember")
+STEPS = ("start_decoding", "set_condition", "step", "commit_frame")
 
 
 class FullySharded(ModelParallelStrategy):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class FiniteSteps:
+class NonFiniteGuard:
     """Lets steps with finite gradients pass.
 
     The norm is that of all processes' mean gradient, so all of them decide alike.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.transformer.attention.attention import Attention, Surroundings
+from modules.transformer.attention.attention import Attention, BlockContext
 
 
 class Modulation(NamedTuple):
@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(width, eps=1e-6)
         self.feed_forward = SwiGLU(width)
 
-    def forward(self, hidden: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, hidden: Tensor, around: BlockContext) -> Tensor:
         """``(B, n, C)`` to the same shape."""
         hidden = hidden + self.attention(self.attention_norm(hidden), around)
         return hidden + self.feed_forward(self.feed_forward_norm(hidden))
@@ -58,7 +58,7 @@ class ModulatedBlock(Block):
         super().__init__(width, heads, layer)
         self.modulation = nn.Parameter(torch.zeros(6, width))
 
-    def forward(self, hidden: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, hidden: Tensor, around: BlockContext) -> Tensor:
         """``(B, n, C)`` to the same shape; ``around.modulation`` is ``(B, 6, C)``: scale, shift and gate of both halves."""
         shared = around.modulation
         assert shared is not None

@@ -43,18 +43,20 @@ class MultiScaleTemporalRope(Rope):
 
     Args:
         head_dim: Width of an attention head (given by the transformer).
-        shares: How the rotated pairs are divided among time, rows and columns (our decision; the paper gives no numbers).
+        sections: How the rotated pairs are divided among time, rows and columns (our decision; the paper gives no numbers).
         base: Base of the geometric frequencies.
 
     Raises:
-        ValueError: If the shares do not add up to 1, or the head is odd or too narrow to give each axis a pair.
+        ValueError: If the sections do not add up to 1, or the head is odd or too narrow to give each axis a pair.
     """
 
-    def __init__(self, head_dim: int, shares: tuple[float, float, float] = (0.25, 0.375, 0.375), base: float = 10000.0) -> None:
-        if abs(sum(shares) - 1.0) > 1e-6:
-            raise ValueError(f"the shares of time, rows and columns must add up to 1, got {' + '.join(map(str, shares))} = {sum(shares)}")
+    def __init__(self, head_dim: int, sections: tuple[float, float, float] = (0.25, 0.375, 0.375), base: float = 10000.0) -> None:
+        if abs(sum(sections) - 1.0) > 1e-6:
+            raise ValueError(
+                f"the sections of time, rows and columns must add up to 1, got {' + '.join(map(str, sections))} = {sum(sections)}"
+            )
         pairs = head_dim // 2
-        rows, columns = int(pairs * shares[1]), int(pairs * shares[2])
+        rows, columns = int(pairs * sections[1]), int(pairs * sections[2])
         sections = (pairs - rows - columns, rows, columns)
         if head_dim % 2 or min(sections) < 1:
             raise ValueError(f"head width {head_dim} cannot be split into rotary pairs for time, rows and columns: got {sections}")

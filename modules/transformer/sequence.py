@@ -57,7 +57,7 @@ class TokenSequence:
         """Tokens of a full pass, ``N``."""
         return self.prompt_length + self.layout.tokens + (self.layout.frames - 1) * self.history_tokens
 
-    def most_cached(self, past: int) -> int:
+    def max_cached_tokens(self, past: int) -> int:
         """Tokens in a sampler's cache when it is fullest, for a frame that sees ``past`` past ones."""
         return self.prompt_length + past * self.past_tokens + self.layout.pyramid.tokens
 

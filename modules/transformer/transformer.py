@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modules.geometry import Layout
-from modules.transformer.attention.attention import Attend, Dense, Surroundings
+from modules.transformer.attention.attention import AttentionFn, BlockContext, Dense
 from modules.transformer.attention.flex import make_flex
 from modules.transformer.attention.kv_cache import KVCache
 from modules.transformer.attention.masks import dense, hide_frames
-from modules.transformer.attention.precomputed import Plan, dense_attention, flex_attention, make_plan
+from modules.transformer.attention.precomputed import SequenceTensors, dense_attention, flex_attention, make_sequence_tensors
 from modules.transformer.block import Block, ModulatedBlock, Modulation, modulate
 from modules.transformer.condition import Condition, Prompt
 from modules.transformer.decoding.buffers import Step, Steps, Workspace, Workspaces
@@ -27,7 +27,7 @@ from modules.transformer.initialisation import initialise
 from modules.transformer.rope import MultiScaleTemporalRope, Rope
 from modules.transformer.sequence import History, TokenSequence
 
-MOST_SCALES = 16  # rows of the scale embedding's table
+MAX_SCALES = 16  # rows of the scale embedding's table
 
 
 class VideoARTransformer(nn.Module):
@@ -79,7 +79,7 @@ class VideoARTransformer(nn.Module):
         self.rope = rope(width // heads)
         self.condition = condition(width)
         self.project = nn.Linear(bits, width)
-        self.scale_embedding = nn.Embedding(MOST_SCALES, width)
+        self.scale_embedding = nn.Embedding(MAX_SCALES, width)
         self.start = nn.Parameter(torch.zeros(width))
         self.history_embedding = nn.Parameter(torch.zeros(width)) if history == "last_scale" else None
         modulated = adaptive_norm == "shared"
@@ -96,7 +96,7 @@ class VideoARTransformer(nn.Module):
         self.workspaces = Workspaces()
 
     def forward(
-        self, inputs: Tensor, layout: Layout, ids: Tensor, kept_frames: Tensor | None = None, complete: Tensor | None = None
+        self, inputs: Tensor, layout: Layout, ids: Tensor, frame_mask: Tensor | None = None, complete: Tensor | None = None
     ) -> Tensor:
         """Logits of all bits of a video at once (training).
 
@@ -104,7 +104,7 @@ class VideoARTransformer(nn.Module):
             inputs: ``(B, L, d)`` context of every token; that of the very first scale is replaced by the start embedding.
             layout: Place of every token.
             ids: ``(B, P)`` condition ids.
-            kept_frames: ``(B, t, t)`` bool from a random frame mask, None to see all.
+            frame_mask: ``(B, t, t)`` bool from a random frame mask, None to see all.
             complete: ``(B, t, d, h, w)`` complete features of all frames, for ``history="last_scale"`` only.
 
         Returns:
@@ -114,8 +114,8 @@ class VideoARTransformer(nn.Module):
             ValueError: If the history needs complete features and there are none.
         """
         sequence = TokenSequence(layout, self.condition.length, self.history)
-        plan = make_plan(sequence, self.window, self.rope, inputs.device)
-        attend = self._attend(sequence, plan, kept_frames)
+        plan = make_sequence_tensors(sequence, self.window, self.rope, inputs.device)
+        attend = self._attend(sequence, plan, frame_mask)
         prompt = self.condition(ids)
         modulation = self._modulation(prompt.pooled)
         contexts = self._with_history(inputs, complete, sequence)
@@ -123,7 +123,7 @@ class VideoARTransformer(nn.Module):
         opening = ((frame == 0) & (scale == 0))[:, None]
         video = torch.where(opening, self.start, self._project(contexts)) + F.embedding(scale, self._scales(layout))
         hidden = torch.cat([prompt.tokens, video], dim=1)
-        hidden = self._blocks(hidden, Surroundings(plan.cosines, plan.sines, attend, modulation and modulation.blocks))
+        hidden = self._blocks(hidden, BlockContext(plan.cosines, plan.sines, attend, modulation and modulation.blocks))
         return self._logits(hidden.index_select(1, plan.predicted), modulation)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -144,7 +144,7 @@ class VideoARTransformer(nn.Module):
             self.workspaces.drop()
             to_int8(self.blocks)
 
-    def begin(self, prompt: Prompt, layout: Layout, sink: bool = False) -> Decoding:
+    def start_decoding(self, prompt: Prompt, layout: Layout, sink: bool = False) -> Decoding:
         """Start decoding a video with this condition.
 
         Args:
@@ -158,10 +158,10 @@ class VideoARTransformer(nn.Module):
         shape, record = (sequence, past, len(prompt.tokens), prompt.tokens.dtype), self.execution.recorder(prompt.tokens.device)
         space = self.workspaces.lend(shape, record, lambda steps: self._workspace(sequence, past, prompt.tokens, steps))
         decoding = Decoding(sequence, self.rope, past, sink, space)
-        self.tell(prompt, decoding)
+        self.set_condition(prompt, decoding)
         return decoding
 
-    def tell(self, prompt: Prompt, decoding: Decoding) -> None:
+    def set_condition(self, prompt: Prompt, decoding: Decoding) -> None:
         """Give a run its condition, at its start or for all frames from the current one on."""
         space, span = decoding.space, slice(0, prompt.tokens.shape[1])
         space.modulate(self._modulation(prompt.pooled))
@@ -190,7 +190,7 @@ class VideoARTransformer(nn.Module):
 
         return self._decode((scale, opening), logits, inputs, space)
 
-    def remember(self, complete: Tensor, decoding: Decoding) -> None:
+    def commit_frame(self, complete: Tensor, decoding: Decoding) -> None:
         """Finish the current frame and go on to the next; with a history block, it takes the place of the frame's scales.
 
         Args:
@@ -219,7 +219,7 @@ class VideoARTransformer(nn.Module):
         """For runs whose frames see ``past`` frames, and conditions like ``(B, P, C)``."""
         clips, length, width = like.shape
         shape = (clips, self.heads, width // self.heads)
-        cache, prompt = (KVCache(len(self.blocks), tokens, shape, like) for tokens in (sequence.most_cached(past), length))
+        cache, prompt = (KVCache(len(self.blocks), tokens, shape, like) for tokens in (sequence.max_cached_tokens(past), length))
         factors = like.new_empty(length + sequence.frame_tokens, width // self.heads // 2, dtype=torch.float32)
         modulation = Modulation(like.new_empty(clips, 6, width), like.new_empty(clips, 2, width)) if self.adaptive else None
         return Workspace(cache, prompt, factors, modulation, steps)
@@ -228,13 +228,13 @@ class VideoARTransformer(nn.Module):
         """``(B, n, d)`` to ``(B, n, C)``, in the numbers of the weights."""
         return self.project(contexts.to(self.project.weight.dtype))
 
-    def _attend(self, sequence: TokenSequence, plan: Plan, kept_frames: Tensor | None) -> Attend:
+    def _attend(self, sequence: TokenSequence, plan: SequenceTensors, frame_mask: Tensor | None) -> AttentionFn:
         """Attention of a full pass."""
         device = plan.block.device
         flex = self.execution.flex(device, sequence.tokens)
-        if kept_frames is None:
+        if frame_mask is None:
             return (flex_attention if flex else dense_attention)(sequence, self.window, device)
-        visible = hide_frames(plan.visible, kept_frames, plan.frame)
+        visible = hide_frames(plan.visible, frame_mask, plan.frame)
         return make_flex(visible, plan.block) if flex else Dense(dense(visible, plan.block))
 
     def _with_history(self, inputs: Tensor, complete: Tensor | None, sequence: TokenSequence) -> Tensor:
@@ -256,10 +256,10 @@ class VideoARTransformer(nn.Module):
         pooled = F.silu(pooled)
         return Modulation(self.adaptive(pooled).unflatten(-1, (6, -1)), self.head_adaptive(pooled).unflatten(-1, (2, -1)))
 
-    def _blocks(self, hidden: Tensor, around: Surroundings) -> Tensor:
-        recompute = self.execution.recompute and around.cache is None and torch.is_grad_enabled()
+    def _blocks(self, hidden: Tensor, around: BlockContext) -> Tensor:
+        activation_checkpointing = self.execution.activation_checkpointing and around.cache is None and torch.is_grad_enabled()
         for block in self.blocks:
-            hidden = checkpoint(block, hidden, around, use_reentrant=False) if recompute else block(hidden, around)
+            hidden = checkpoint(block, hidden, around, use_reentrant=False) if activation_checkpointing else block(hidden, around)
         return hidden
 
     def _logits(self, hidden: Tensor, modulation: Modulation | None) -> Tensor:

@@ -39,7 +39,7 @@ class I3D(VideoFeatures):
     """
 
     num_features = CLASSES
-    fewest_frames = 9
+    min_frames = 9
 
     def __init__(self, path: str, sha256: str | None = None) -> None:
         super().__init__()

@@ -24,12 +24,12 @@ class VideoFeatures(nn.Module, ABC):
     Attributes:
         num_features: Length of a vector.
         title: What the Fréchet distance between these vectors is called. Only I3D's may be called FVD.
-        fewest_frames: Frames that a video must have at least.
+        min_frames: Frames that a video must have at least.
     """
 
     num_features: int
     title: str
-    fewest_frames: int = 1
+    min_frames: int = 1
 
     def forward(self, video: Tensor) -> Tensor:
         """``(B, 3, T, H, W)`` uint8 to ``(B, num_features)`` float64, exact sums of which need no further care.
@@ -40,8 +40,8 @@ class VideoFeatures(nn.Module, ABC):
         """
         if video.dtype != torch.uint8:
             raise TypeError(f"features are taken of uint8 videos, so that files give the same number; got {video.dtype}")
-        if video.shape[2] < self.fewest_frames:
-            raise ValueError(f"{self.title} needs at least {self.fewest_frames} frames, got {video.shape[2]}")
+        if video.shape[2] < self.min_frames:
+            raise ValueError(f"{self.title} needs at least {self.min_frames} frames, got {video.shape[2]}")
         with torch.no_grad(), torch.autocast(video.device.type, enabled=False):
             vectors = self.vectors(video)
         if vectors.shape != (len(video), self.num_features) or not vectors.isfinite().all():

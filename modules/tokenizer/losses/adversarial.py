@@ -49,7 +49,7 @@ class LeCAM(nn.Module):
         return F.relu(real - average_fake).square().mean() + F.relu(average_real - fake).square().mean()
 
 
-class Adversary(nn.Module):
+class AdversarialLoss(nn.Module):
     """Critics of frames and of motion, and the losses of both sides.
 
     Args:

@@ -21,9 +21,9 @@ from modules.tokenizer.winograd.schemes import DOUBLED, DOUBLED_CAUSAL, FOUR, ON
 # Tiles of one block. Fewer make the matrix products slow, more do not fit the cache (measured with 1 MiB of second level for two cores).
 BLOCK = 128
 # Below these channels :func:`pays` says no; the second is for three taps in time and at least four frames (measured).
-LEAST_CHANNELS, LEAST_CHANNELS_FOUR = 128, 32
+MIN_CHANNELS, MIN_CHANNELS_FOUR = 128, 32
 # And below these pixels times frames, where transforming the kernel takes longer than it saves; the second is for up-sampling (measured).
-LEAST_PIXELS, LEAST_PIXELS_DOUBLED = 1000, 64
+MIN_PIXELS, MIN_PIXELS_DOUBLED = 1000, 64
 
 
 class Scratch:
@@ -65,8 +65,8 @@ def pays(extended: Tensor, weight: Tensor, doubled: bool = False) -> bool:
     if _scratch.get() is None or torch.is_grad_enabled() or extended.device.type != "cpu" or not single:
         return False
     frames = extended.shape[2] - weight.shape[2] + 1
-    channels = LEAST_CHANNELS_FOUR if weight.shape[2] == 3 and frames >= 4 else LEAST_CHANNELS
-    pixels = LEAST_PIXELS_DOUBLED if doubled else LEAST_PIXELS
+    channels = MIN_CHANNELS_FOUR if weight.shape[2] == 3 and frames >= 4 else MIN_CHANNELS
+    pixels = MIN_PIXELS_DOUBLED if doubled else MIN_PIXELS
     known = tuple(weight.shape[2:]) in ((1, 3, 3), (3, 3, 3))
     return known and min(weight.shape[:2]) >= channels and frames * extended.shape[3:].numel() >= pixels
 

@@ -13,7 +13,7 @@ from modules.transformer.attention.kv_cache import KVCache
 from modules.transformer.rope import rotate
 
 # Queries, keys and values (B, heads, n, head_dim) to the queries' shape; knows who may see whom.
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Dense(NamedTuple):
@@ -25,13 +25,13 @@ class Dense(NamedTuple):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask)
 
 
-class Surroundings(NamedTuple):
+class BlockContext(NamedTuple):
     """What a block needs besides the tokens: rotary factors, how to attend, what the condition does to the norms ``(B, 6, C)`` (None:
     nothing), and the cache if decoding."""
 
     cosines: Tensor
     sines: Tensor
-    attend: Attend
+    attend: AttentionFn
     modulation: Tensor | None
     cache: KVCache | None = None
 
@@ -47,7 +47,7 @@ class Attention(nn.Module):
         self.key_norm = nn.RMSNorm(width // heads, eps=1e-6)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, hidden: Tensor, around: Surroundings) -> Tensor:
+    def forward(self, hidden: Tensor, around: BlockContext) -> Tensor:
         """``(B, n, C)`` to the same shape."""
         query, key, value = rearrange(self.qkv(hidden), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         query = rotate(self.query_norm(query), around.cosines, around.sines).type_as(value)

@@ -14,11 +14,11 @@ from torch import Tensor
 Function = TypeVar("Function", bound=Callable)
 
 
-def remembered(most_bytes: int) -> Callable[[Function], Function]:
+def lru_cache_by_bytes(max_bytes: int) -> Callable[[Function], Function]:
     """A decorator for functions of hashable arguments, given by place; what was asked for longest ago is forgotten first.
 
     Args:
-        most_bytes: Bytes of tensors to keep; the latest result is kept whatever its size.
+        max_bytes: Bytes of tensors to keep; the latest result is kept whatever its size.
     """
 
     def decorate(function: Function) -> Function:
@@ -31,7 +31,7 @@ def remembered(most_bytes: int) -> Callable[[Function], Function]:
                 if arguments not in kept:
                     made = function(*arguments)
                     kept[arguments] = made, bytes_of(made)
-                    while len(kept) > 1 and sum(size for _, size in kept.values()) > most_bytes:
+                    while len(kept) > 1 and sum(size for _, size in kept.values()) > max_bytes:
                         kept.popitem(last=False)
                 kept.move_to_end(arguments)
                 return kept[arguments][0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modules.transformer.sequence import TokenSequence
 
-MOST_DENSE = 8192  # tokens of a dense mask
+MAX_DENSE_TOKENS = 8192  # tokens of a dense mask
 
 
 def block_of_tokens(sequence: TokenSequence) -> Tensor:

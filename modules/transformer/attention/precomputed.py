@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from modules.transformer.attention.attention import Dense
-from modules.transformer.attention.caching import outside_graphs, remembered
+from modules.transformer.attention.caching import lru_cache_by_bytes, outside_graphs
 from modules.transformer.attention.flex import Flex, make_flex
-from modules.transformer.attention.masks import MOST_DENSE, block_of_tokens, dense, frame_of_blocks, visible_blocks
+from modules.transformer.attention.masks import MAX_DENSE_TOKENS, block_of_tokens, dense, frame_of_blocks, visible_blocks
 from modules.transformer.rope import Rope
 from modules.transformer.sequence import TokenSequence
 
 
-class Plan(NamedTuple):
+class SequenceTensors(NamedTuple):
     """Tensors that every pass over a sequence needs.
 
     Attributes:
@@ -39,18 +39,18 @@ class Plan(NamedTuple):
 
 # Kept for the layouts in turn: training, validation, and pictures and clips of all aspect ratios mixed, which are 31 with the published
 # sizes. By bytes, of which a layout of the largest dense mask takes as much as dozens of small ones: eight of the largest, 512 MiB.
-MOST_BYTES = 8 * MOST_DENSE**2
+MAX_BYTES = 8 * MAX_DENSE_TOKENS**2
 
 
 # All are made outside of inference mode, since what validation makes first is used by training too.
 @outside_graphs
-@remembered(MOST_BYTES)
-def make_plan(sequence: TokenSequence, window: int | None, rope: Rope, device: torch.device) -> Plan:
+@lru_cache_by_bytes(MAX_BYTES)
+def make_sequence_tensors(sequence: TokenSequence, window: int | None, rope: Rope, device: torch.device) -> SequenceTensors:
     """The plan of a sequence, for frames that see ``window`` past frames (all if None); made once."""
     with torch.inference_mode(False):
         places = sequence.places()
         cosines, sines = rope(rope.positions(places, sequence.prompt_length))
-        return Plan(
+        return SequenceTensors(
             places=places.to(device),
             predicted=sequence.predicted().to(device),
             block=block_of_tokens(sequence).to(device),
@@ -62,7 +62,7 @@ def make_plan(sequence: TokenSequence, window: int | None, rope: Rope, device: t
 
 
 @outside_graphs
-@remembered(MOST_BYTES)
+@lru_cache_by_bytes(MAX_BYTES)
 def dense_attention(sequence: TokenSequence, window: int | None, device: torch.device) -> Dense:
     """Attention over all of a sequence under a dense mask when no frame is hidden at random; made once."""
     with torch.inference_mode(False):
@@ -70,7 +70,7 @@ def dense_attention(sequence: TokenSequence, window: int | None, device: torch.d
 
 
 @outside_graphs
-@remembered(MOST_BYTES)
+@lru_cache_by_bytes(MAX_BYTES)
 def flex_attention(sequence: TokenSequence, window: int | None, device: torch.device) -> Flex:
     """Attention over all of a sequence without a dense mask when no frame is hidden at random; made once."""
     with torch.inference_mode(False):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from modules.transformer.attention.attention import Dense, Surroundings
+from modules.transformer.attention.attention import BlockContext, Dense
 from modules.transformer.attention.kv_cache import KVCache
 from modules.transformer.block import Modulation
 
@@ -24,7 +24,7 @@ Step = Callable[[Tensor], Tensor]
 Recorder = Callable[[Step, Tensor], Step]
 
 # Workspaces with recorded steps that are kept for later runs, for batches and lengths in turn.
-MOST_KEPT = 4
+MAX_KEPT = 4
 
 
 class Steps:
@@ -87,10 +87,10 @@ class Workspace:
         for held, new in zip(self.modulation or (), modulation or (), strict=True):
             held.copy_(new)
 
-    def around(self, tokens: slice, cache: KVCache) -> Surroundings:
+    def around(self, tokens: slice, cache: KVCache) -> BlockContext:
         """What surrounds tokens that see all of a cache and join it; their rows among the rotary factors."""
         modulation = self.modulation and self.modulation.blocks
-        return Surroundings(self.cosines[tokens], self.sines[tokens], Dense(None), modulation, cache)
+        return BlockContext(self.cosines[tokens], self.sines[tokens], Dense(None), modulation, cache)
 
 
 class Workspaces:
@@ -117,7 +117,7 @@ class Workspaces:
             free = (space for space, its_shape in self._kept.items() if its_shape == shape and space.is_free)
             space = next(free, None) or make(RecordedSteps(record))
         self._kept = {**{kept: its_shape for kept, its_shape in self._kept.items() if kept is not space}, space: shape}
-        for oldest in list(self._kept)[:-MOST_KEPT]:
+        for oldest in list(self._kept)[:-MAX_KEPT]:
             del self._kept[oldest]
         return space
 

@@ -86,4 +86,4 @@ def record(
 def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
     """Take this process for one of several."""
     for module in (resumable, video_buckets):
-        monkeypatch.setattr(module, "place", lambda: (rank, world))
+        monkeypatch.setattr(module, "rank_and_world_size", lambda: (rank, world))

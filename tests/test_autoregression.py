@@ -50,7 +50,7 @@ def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize
         remembered.append((decoding.frame, complete))
         decoding.next_frame()
 
-    monkeypatch.setattr(transformer, "remember", remember)
+    monkeypatch.setattr(transformer, "commit_frame", remember)
     ids = transformer.condition.of_batch(torch.tensor([0, 1]), [])
     list(Sampler(NO_GUIDANCE).frames(transformer, ids, LAYOUT, generators(0, 1)))
     torch.testing.assert_close(torch.cat(seen, dim=1), batch_tokens.inputs, rtol=0, atol=0)

@@ -90,7 +90,7 @@ def test_every_process_makes_shards_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     ]
     seen = []
     for rank in range(4):
-        monkeypatch.setattr(shards, "place", lambda rank=rank: (rank, 4))
+        monkeypatch.setattr(shards, "rank_and_world_size", lambda rank=rank: (rank, 4))
         loader.begin(names, {"train/3"})
         batches = list(loader)
         assert [batch["last"] for batch in batches] == [True] * len(batches)

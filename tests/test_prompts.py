@@ -140,7 +140,7 @@ def test_processes_share_the_batches(monkeypatch, world):
     prompts = Prompts([str(number) for number in range(7)], clip=CLIP, batch_size=2)
     shares = []
     for rank in range(world):
-        monkeypatch.setattr(datamodules.predict.base, "place", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(datamodules.predict.base, "rank_and_world_size", lambda rank=rank: (rank, world))
         shares.append([batch["condition"] for batch in batches_of(prompts)])
     assert sorted(condition for share in shares for batch in share for condition in batch) == [str(number) for number in range(7)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

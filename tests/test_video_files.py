@@ -178,7 +178,7 @@ def test_processes_share_whole_files(tmp_path: Path, video: Path, monkeypatch: p
         (tmp_path / f"{number}.mp4").write_bytes(video.read_bytes())
     read: list[str] = []
     for rank in range(world):
-        monkeypatch.setattr(datamodules.predict.video_files, "place", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(datamodules.predict.video_files, "rank_and_world_size", lambda rank=rank: (rank, world))
         chunks = list(chunks_of(tmp_path))
         own = list(dict.fromkeys(chunk["name"] for chunk in chunks))
         for name in own:

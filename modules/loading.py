@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from argparse import ArgumentError
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from modules.lit_videoar import LitVideoAR
 from modules.storage.exported import read_about
 from modules.storage.tensor_file import check_joined
 from modules.tokenizer import VideoTokenizer
-from modules.transformer.decoding.precision import Precision
+from modules.transformer.execution import Precision
 from modules.user_errors import user_error
 from modules.videoar import VideoAR
 
@@ -40,8 +39,6 @@ TRAINING = {
 }
 KINDS: dict[str, type[nn.Module]] = {"LitVideoAR": LitVideoAR, "LitTokenizer": LitTokenizer}
 
-log = logging.getLogger(__name__)
-
 
 def load(path: str | Path, device: str = "cpu", precision: Precision = "float32", graphs: bool = False) -> VideoAR:
     """The autoregressive model of a run of ``train.py fit`` or of ``scripts.export``, with its tokenizer, ready to make videos.
@@ -52,8 +49,7 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
     Args:
         path: The run's folder, a checkpoint in it, or exported weights.
         device: Where the model goes.
-        precision: Numbers that hold the transformer's weights: "bfloat16"; "auto", which is bfloat16 on CUDA, and on a CPU where a product
-            takes less time in it; or "int8", 8 bits for the weights of the blocks and "auto" for the rest. The log says what was taken.
+        precision: dtype of the transformer weights, "float32" or "bfloat16".
         graphs: Whether videos are made by CUDA graphs where the device is CUDA. Never run on a GPU so far.
 
     Raises:
@@ -65,9 +61,7 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
     model: Any = filled(config["model"], checkpoint, device)
     transformer = model.transformer
     transformer.execution = replace(transformer.execution, precision=precision, graphs=graphs)
-    numbers = transformer.numbers()
-    transformer.hold(numbers)
-    log.info("%s makes videos in %s", checkpoint, numbers)
+    transformer.cast_weights(transformer.execution.dtype)
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
 
 

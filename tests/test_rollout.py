@@ -27,7 +27,7 @@ def test_the_model_is_shown_exactly_what_it_would_say(history: str) -> None:
     shown = {}
 
     class Watched:
-        def start(self, latent, pyramid):
+        def prepare(self, latent, pyramid):
             show = own.prepare(latent, pyramid)
             return lambda scale, bits: shown.setdefault(scale, show(scale, bits))
 

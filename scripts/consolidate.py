@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from modules.storage import sharded_checkpoint
-from modules.storage.tensor_file import META, save_whole
+from modules.storage.tensor_file import META, save_checkpoint
 from modules.training.fsdp import numbered
 from scripts.cli import run
 
@@ -35,10 +35,10 @@ def consolidate(folder: Path, *, out: Path) -> None:
         raise ValueError(f"{out} exists already")
     tensors = {name: sharded_checkpoint.empty(entry) for name, entry in sharded_checkpoint.entries(folder).items()}
     sharded_checkpoint.read_tensors(folder, tensors)
-    checkpoint = sharded_checkpoint.unite(tensors, sharded_checkpoint.read_rest(folder))
+    checkpoint = sharded_checkpoint.join(tensors, sharded_checkpoint.read_rest(folder))
     if "optimizer_states" in checkpoint:
         checkpoint["optimizer_states"] = [numbered(state) for state in checkpoint["optimizer_states"]]
-    save_whole(checkpoint, out)
+    save_checkpoint(checkpoint, out)
     log.info("%s: %.1f MB, for any number of devices, scripts.export and --init_from", out, out.stat().st_size / 1e6)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from modules.geometry import Clip
 from modules.loading import build, find_checkpoint, kind_of, read_config
+from modules.storage.atomic_files import write_text
 from modules.storage.exported import FORMAT, about_path, check_names
 from modules.storage.tensor_file import open_tensors, save_tensors
 from modules.tokenizer.inflation import inflate_state_dict
@@ -61,11 +61,8 @@ def export(run: Path, *, out: Path, weights: Kind | None = None) -> dict[str, An
     tensors = {tensor: value for tensor, value in tensors.items() if tensor.partition(".")[0] in NETWORKS}
     about = describe(model, Clip(**config["data"]["init_args"]["clip"]), tensors, checkpoint)
     about["origin"] |= {"weights": kind, "step": content.get("global_step"), "commit": _commit(checkpoint)}
-    out.parent.mkdir(parents=True, exist_ok=True)
     about["sha256"] = save_tensors(tensors, out)
-    unfinished = about_path(out).with_suffix(".json.part")
-    unfinished.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, about_path(out))
+    write_text(about_path(out), json.dumps(about, indent=1) + "\n")
     size, whole = out.stat().st_size, checkpoint.stat().st_size
     log.info(f"{out}: {kind} weights of step {about['origin']['step']}, {size / 1e6:.1f} MB, {size / whole:.0%} of {checkpoint}")
     log.info(f"{about_path(out)}: architecture, scales, preprocessing and checksums")

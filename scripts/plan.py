@@ -34,7 +34,7 @@ from modules.planning import (
 from modules.planning.per_device import Strategy, days
 from modules.transformer import VideoARTransformer
 from scripts.cli import command_line
-from train import Parser, VideoARCLI
+from train import VideoARCLI
 
 GIB = 2**30
 NOT_COUNTED = "Not counted: temporary tensors within operations, the encoder at work, buffers of communication, what CUDA itself takes."
@@ -62,9 +62,7 @@ class PlanCLI(VideoARCLI):
 def compose(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the settings of ``train.py fit`` with these arguments, without building anything."""
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter|Mismatch dtype between input and weight")
-    settings = {"parser_mode": "omegaconf+", "exit_on_error": False}
-    cli = PlanCLI(args=["fit", *arguments], parser_class=Parser, parser_kwargs=settings, seed_everything_default=0)
-    config = cli.config["fit"]
+    config = PlanCLI(["fit", *arguments]).config["fit"]
     assert isinstance(config, Namespace)
     return config.as_dict()
 
@@ -147,7 +145,7 @@ def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: b
 
     def make() -> TokenizerTraining:
         model = build(settings, "the command line", {"optimizer", "discriminator_optimizer"})
-        return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversarial)
+        return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
 
     with torch.device("meta"):
         training = make()

@@ -18,7 +18,7 @@ from modules.init_from import load_weights
 from modules.lit_tokenizer import LitTokenizer
 from modules.lit_videoar import LitVideoAR
 from modules.renames import check_config
-from modules.storage.exported import about_path, read_about
+from modules.storage.exported import read_about
 from modules.storage.tensor_file import check_is_file
 from modules.tokenizer import VideoTokenizer
 from modules.transformer.decoding.precision import Precision
@@ -148,7 +148,7 @@ def read_config(checkpoint: Path, kinds: Sequence[str] = ("LitVideoAR",)) -> dic
         ValueError: If its model is not of one of these kinds, or it uses names of an earlier version.
     """
     if checkpoint.suffix == ".safetensors":
-        about, path = read_about(checkpoint), about_path(checkpoint)
+        about, path = read_about(checkpoint), checkpoint
         config: dict[str, Any] = {"model": about["model"], "data": {"init_args": {"clip": about["clip"]}}}
     else:
         folders = (checkpoint.parent, checkpoint.parent.parent)
@@ -157,7 +157,7 @@ def read_config(checkpoint: Path, kinds: Sequence[str] = ("LitVideoAR",)) -> dic
             raise FileNotFoundError(f"{checkpoint} needs the {CONFIG} of its run beside it or in the folder above, and there is none")
         config = yaml.safe_load(path.read_text())
     check_kind(config.get("model", {}), path, kinds)
-    used = {name: value for name, value in config["model"]["init_args"].items() if name not in TRAINING_ARGUMENTS}
+    used = {name: value for name, value in config["model"].get("init_args", {}).items() if name not in TRAINING_ARGUMENTS}
     check_config({"init_args": used}, path, "model")
     return config
 

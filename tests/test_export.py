@@ -110,7 +110,7 @@ def test_a_tokenizer_leaves_its_run_without_its_critics(tokenizer: Path, tmp_pat
     for task in ("tokenizer", "videoar"):
         start = compose(task, tmp_path / task, "--init_from", path).model.tokenizer.state_dict()
         assert all(torch.equal(value, start[name]) for name, value in again.state_dict().items())
-    with pytest.raises(ValueError, match=r"tokenizer\.safetensors is of a tokenizer alone, .* modules\.load_tokenizer loads it"):
+    with pytest.raises(ValueError, match=r"tokenizer\.safetensors trains a tokenizer, .*: use modules\.load_tokenizer"):
         load(path)
 
 
@@ -147,7 +147,7 @@ def test_a_changed_byte_is_noticed_wherever_it_is(copy: Path) -> None:
     for place in places:
         copy.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         if place >= start:
-            with pytest.raises(ValueError, match="damaged: its tensors do not have the checksum"):
+            with pytest.raises(ValueError, match="damaged: its tensors do not match the checksum"):
                 open_tensors(copy)
         # Loading first builds a model, which takes its time, and then opens the file in the same way wherever the byte is.
         if place < start or place in (start, places[-1]):
@@ -210,7 +210,7 @@ def test_a_json_imports_nothing_but_our_classes(copy: Path, place: tuple[str, ..
         inner = inner[key]
     inner[place[-1]] = value
     about_path(copy).write_text(json.dumps(about))
-    with pytest.raises(ValueError, match=rf"model\.json names '{value}' as {place[-1]}: .* classes of modules only"):
+    with pytest.raises(ValueError, match=rf"model\.json names '{value}' as {place[-1]}: .* only classes of modules"):
         load(copy)
 
 
@@ -246,5 +246,5 @@ def test_the_command_refuses_in_one_line(folder: Path, exported: Path, tmp_path:
     ):
         with pytest.raises(SystemExit, match=f"error: {message}"):
             command(export, [str(run_folder), "--out", str(tmp_path / out)])
-    with pytest.raises(ValueError, match="files of weights alone go with --init_from"):
+    with pytest.raises(ValueError, match="files that hold only weights are loaded with --init_from"):
         train(["predict", "-c", str(CONFIGS / "videoar.yaml"), "-c", str(CONFIGS / "sample.yaml"), "--ckpt_path", str(exported)])

@@ -1,4 +1,4 @@
-"""What a training will need, before it is started: ``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``.
+"""Estimates what a training will need: ``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``.
 
 Takes the options of ``train.py fit``, builds the model without its content, and runs nothing. Strategy, devices, precision, activation
 checkpointing, accumulation and batch size are those of the configuration.

@@ -31,7 +31,7 @@ def run(command: Callable[..., Result], arguments: list[str] | None = None) -> R
     with command_line():
         parser = parser_of(command)
         given = parser.instantiate_classes(parser.parse_args(arguments))
-        return command(**given.as_dict())
+        return command(**vars(given))
 
 
 @contextmanager

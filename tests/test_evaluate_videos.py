@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks import EvaluateRollouts, EvaluateVideos, WriteReport
+from callbacks import EvaluateVideos, WriteReport
 from callbacks.evaluation import evaluate_videos
 from callbacks.evaluation.feature_extraction import FeatureExtraction
 from modules.batch import VideoBatch
@@ -270,32 +270,3 @@ def test_impossible_measurements_are_refused_before_any_video_is_made(tmp_path: 
     for negative in ({"clips": 0}, {"repeats": -1}, {"training_clips": -1}):
         with pytest.raises(ValueError, match="must be positive"):
             EvaluateVideos(RandomFeatures(widths=FEATURES), "nowhere", **negative)  # type: ignore[arg-type]
-
-
-# Rollouts
-
-
-def test_rollouts_are_followed_beyond_the_trained_length(tmp_path: Path) -> None:
-    run(tmp_path, EvaluateRollouts(str(tmp_path), frames=13, clips=6, repeats=2))
-    rows = {(row["metric"], row["of"]): row for row in results(tmp_path)}
-    lines = (tmp_path / "drift.csv").read_text().splitlines()
-    assert len(lines) == 14 and lines[0].startswith("frame,generated sharpness") and lines[6].endswith(",,,")
-    assert {metric for metric, of in rows if metric.startswith("motion") and of == "generated"} == {
-        f"motion (levels), frames {first}-{first + 4}" for first in (0, 5, 8)
-    }
-    assert len(rows["motion (levels), frames 8-12", "generated"]["values"]) == 2
-    assert rows["motion (levels), frames 5-9", "generated"]["real_vs_real"] == rows["motion (levels), frames 0-4", "real"]["value"] > 0
-
-
-def test_rollouts_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="rollouts of 3 frames are shorter than the clips of 5 frames"):
-        run(tmp_path, EvaluateRollouts(str(tmp_path), frames=3))
-    with pytest.raises(ValueError, match="must be positive"):
-        EvaluateRollouts(str(tmp_path), clips=0)
-
-    class Silent(LightningModule):
-        def test_step(self, batch: dict, batch_index: int) -> None:
-            pass
-
-    with pytest.raises(ValueError, match="needs a model that generates videos; Silent does not"):
-        run(tmp_path, EvaluateRollouts(str(tmp_path)), Silent())

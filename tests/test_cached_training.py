@@ -135,7 +135,7 @@ SAMPLE = ("-c", CONFIGS / "sample.yaml", "--data.clip.height", 16, "--data.clip.
 def test_what_a_cached_run_leaves_can_be_looked_at_and_completed(made: Made, tmp_path: Path) -> None:
     cached = (*CACHED, "--data.folder", made.latents)
     half = run("fit", "videoar", tmp_path / "ar", *cached, "--init_from", made.model, *TRAIN)
-    assert {path.name.split("_")[-1] for path in (tmp_path / "ar/pictures").iterdir()} == {"reconstructed.png", "generated.png"}
+    assert {path.name.split("_")[-1] for path in (tmp_path / "ar/images").iterdir()} == {"reconstructed.png", "generated.png"}
     run("test", "videoar", tmp_path / "test", *cached, "--ckpt_path", half)
     report = json.loads((tmp_path / "test/report.json").read_text())
     assert report["protocol"]["clips"] == 4 and 0 < report["metrics"]["test/loss"] < 1 and "test/psnr" not in report["metrics"]

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.records.provenance import origin
+from callbacks.records.provenance import sampling_provenance
 from modules.batch import EncodingBatch
 from modules.storage.atomic_files import atomic_write, write_text
 from modules.storage.latents import (
@@ -101,7 +101,7 @@ class WriteLatents(BasePredictionWriter):
         latent = tokenizer.latent_shape(data.clip)
         return CachePlan(
             tokenizer=tokenizer.identity(),
-            source=str(origin(trainer, pl_module)["checkpoint"]),
+            source=str(sampling_provenance(trainer, pl_module)["checkpoint"]),
             preprocessing=data.preprocessing,
             clip=data.clip,
             latent=latent,

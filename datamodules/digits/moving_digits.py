@@ -181,6 +181,6 @@ class MovingDigits(ClipDataModule):
         """Every caption that a clip can have."""
         return [f"a {colour} {digit} moving {way}" for digit in range(10) for way in DIRECTIONS for colour in HUES]
 
-    def judge(self) -> DigitJudge:
+    def classifier(self) -> DigitJudge:
         """Reads digit and direction back from clips, real or generated."""
         return DigitJudge()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from callbacks.writers.media import contact_sheet, write_picture
-from datamodules.digits.classifier import DigitJudge
+from datamodules.digits.classifier import DigitClassifier
 from datamodules.digits.moving_digits import CLASSES, DIRECTIONS, DigitClips
 from modules import VideoAR, load
 from modules.autoregression import KVCacheWindow, ReEncoding
@@ -67,7 +67,7 @@ def real_clips(model: VideoAR, frames: int) -> Iterator[dict]:
 
 def measure(video: Tensor, label: Tensor) -> dict[str, list[float]]:
     """Curves along the frames of ``(B, 3, T, H, W)`` uint8 clips."""
-    digits, _, _ = DigitJudge.read(video)
+    digits, _, _ = DigitClassifier.read(video)
     pixels = video.float()
     edges = pixels.diff(dim=3).abs().mean(dim=(1, 3, 4)) + pixels.diff(dim=4).abs().mean(dim=(1, 3, 4))
     colour = pixels.mean(dim=(3, 4))

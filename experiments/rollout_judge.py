@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from datamodules.digits.classifier import DigitJudge, directions
+from datamodules.digits.classifier import DigitClassifier, directions
 from datamodules.digits.moving_digits import CLASSES, DIRECTIONS
 from modules.batch import Requests
 from modules.storage.atomic_files import write_text
@@ -42,7 +42,7 @@ class RolloutJudge(Callback):
     ) -> None:
         video = outputs["video"]
         label = torch.tensor([CLASSES.index(name) for name in batch["condition"]])
-        digits, rows, columns = DigitJudge.read(video)
+        digits, rows, columns = DigitClassifier.read(video)
         self._digit.append(digits == label[:, None] // len(DIRECTIONS))
         starts = range(video.shape[2] - WINDOW)
         moved = [directions(rows[:, i : i + WINDOW + 1], columns[:, i : i + WINDOW + 1], *video.shape[3:]) for i in starts]

@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 
-from datamodules.latents.litdata_format import PLAN, ReadClip, first_line, litdata, open_stream, read_plan
+from datamodules.latents.litdata_format import PLAN, ReadClip, first_line, litdata, open_stream, read_header
 from modules.storage.latents import LatentCache
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def write_stream(cache: LatentCache, out: str, workers: int = 1) -> None:
     size = cache.plan.bytes_of(list(cache.plan.shards()))
     log.info("%d clips to write, %.1f MB", sum(cache.plan.splits.values()), size / 1e6)
     if _is_there(out, PLAN):
-        read_plan(out).check_same(cache.plan, out)
+        read_header(out).check_same(cache.plan, out)
     else:
         _write(_PlanItem(cache.plan.to_json()), 1, f"{out}/{PLAN}", 1)
     for split, clips in cache.plan.splits.items():

@@ -71,7 +71,7 @@ def test_clips_may_grow_and_be_mixed_with_videos(made: Made, tmp_path: Path) -> 
     assert seen[0] == seen[1]
     assert {batch["latent"].shape[2] for batch in batches if "latent" in batch} == {1, 2}
     assert {batch["video"].shape[2] for batch in batches if "video" in batch} == {1, 5}
-    other = {**data.parts["a"].plan.tokenizer, "encoder": "other"}
+    other = {**data.parts["a"].header.tokenizer, "encoder": "other"}
     with pytest.raises(ValueError, match=r"has latents of tokenizer .*, but the model has tokenizer .*encoder other"):
         data.check_tokenizer(other, "other.ckpt")
 

@@ -103,7 +103,7 @@ class ToyData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self.batches()
 
-    def judge(self) -> Metric:
+    def classifier(self) -> Metric:
         return BrightJudge()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import avg_pool3d
 
 from datamodules import MovingDigits
-from datamodules.digits.classifier import DigitJudge
+from datamodules.digits.classifier import DigitClassifier
 from datamodules.digits.moving_digits import CLASSES, HUES
 from modules.geometry import Clip
 from scripts.export_digits import export
@@ -21,7 +21,7 @@ def stack(dataset, indices):
 
 
 def judged(dataset, change=lambda video: video, clips=400):
-    judge = DigitJudge()
+    judge = DigitClassifier()
     for first in range(0, clips, 40):
         video, label = stack(dataset, range(first, first + 40))
         judge.update(change(video), label)
@@ -123,8 +123,8 @@ def test_the_judge_finds_nothing_in_noise():
 
 def test_the_judge_tells_where_the_digit_is():
     video, _ = stack(MovingDigits(Clip(12)).dataset("train"), range(40))
-    digits, rows, columns = DigitJudge.read(video)
-    shifted = DigitJudge.read(video.roll((3, 5), dims=(3, 4)))
+    digits, rows, columns = DigitClassifier.read(video)
+    shifted = DigitClassifier.read(video.roll((3, 5), dims=(3, 4)))
     assert torch.equal(shifted[0], digits)
     for after, before, shift in ((shifted[1], rows, 3), (shifted[2], columns, 5)):
         # A digit half way between two pixels may be found on either.
@@ -133,7 +133,7 @@ def test_the_judge_tells_where_the_digit_is():
 
 def test_the_judge_sees_wrong_digits_and_wrong_directions():
     video, label = stack(MovingDigits(Clip(6)).dataset("train"), range(40))
-    judge = DigitJudge()
+    judge = DigitClassifier()
     judge.update(video, (label + 4) % 40)
     assert judge.compute()["digit_all"] == 0 and judge.compute()["direction"] == 1
     judge.reset()
@@ -143,21 +143,21 @@ def test_the_judge_sees_wrong_digits_and_wrong_directions():
 
 def test_the_judge_follows_the_digits_frame_by_frame():
     video, label = stack(MovingDigits(Clip(4)).dataset("train"), range(40))
-    judge = DigitJudge()
+    judge = DigitClassifier()
     judge.update(torch.cat([video[:, :, :3], video[:, :, 3:].roll(4, dims=0)], dim=2), label)
     judge.compute()
     assert judge.digit_by_frame.tolist() == [1, 1, 1, 0]
 
 
 def test_pictures_have_no_direction():
-    judge = DigitJudge()
+    judge = DigitClassifier()
     judge.update(*stack(MovingDigits(Clip(1)).dataset("train"), range(40)))
     assert judge.compute()["digit_middle"] == 1 and judge.compute()["direction"].isnan()
 
 
 def test_the_judge_refuses_what_it_cannot_compare():
     video, label = stack(MovingDigits(Clip(3)).dataset("train"), range(4))
-    judge = DigitJudge()
+    judge = DigitClassifier()
     judge.update(video, label)
     with pytest.raises(ValueError, match=r"3 frames .* 2"):
         judge.update(video[:, :, :2], label)

@@ -45,7 +45,7 @@ def test_latents_stand_for_their_clips(made: Made) -> None:
 
 
 def test_a_cache_is_of_the_data_it_was_made_of(made: Made) -> None:
-    settled = LatentCache(made.latents).plan
+    settled = LatentCache(made.latents).header
     assert settled.preprocessing == {"source": "MovingDigits", "seed": 0, "speed": 1.0, "wander": 3}
     assert (settled.clip, settled.latent, settled.temporal_factor) == (Clip(5, 16, 16), (8, 2, 4, 4), 4)
     assert settled.splits == {"train": 16, "val": 4, "test": 4} and not settled.same

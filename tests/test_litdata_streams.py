@@ -18,7 +18,7 @@ from datamodules import CachedLatents, StreamedLatents
 from datamodules.latents import litdata_format
 from modules.geometry import Clip
 from modules.storage.checksums import raw
-from modules.storage.latents import CachePlan, LatentCache
+from modules.storage.latents import CacheHeader, LatentCache
 from scripts import stream_latents
 from scripts.stream_latents import main, write_stream
 
@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make(folder: Path, plan: CachePlan) -> None:
+def make(folder: Path, plan: CacheHeader) -> None:
     write(folder / "cache", plan)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream_latents, "CHUNK_BYTES", 10_000)
@@ -71,7 +71,7 @@ def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_stream_has_what_the_cache_has(made: Path, place: str) -> None:
     """Also where LitData fetches chunks before it reads them, as from object storage."""
     streamed, cached = source(place.format(made / "stream")), CachedLatents(CLIP, folder=str(made / "cache"))
-    assert streamed.plan == cached.plan and (streamed.class_names, streamed.captions) == (cached.class_names, cached.captions)
+    assert streamed.header == cached.header and (streamed.class_names, streamed.captions) == (cached.class_names, cached.captions)
     for split in ("train", "val", "test"):
         found, expected = streamed.dataset(split), cached.dataset(split)
         assert len(found) == len(expected) == (50 if split == "train" else 7)

@@ -10,7 +10,7 @@ from datamodules import Mixture, MovingDigits
 from datamodules.base import StageOverride
 from datamodules.loaders.order import turn
 from datamodules.loaders.resumable import ResumableLoader
-from datamodules.loaders.sources import Stream
+from datamodules.loaders.sources import DataSource
 from modules.geometry import Clip
 
 
@@ -204,7 +204,7 @@ def test_the_position_in_other_data_is_refused():
 
 def test_a_position_far_away_is_found_at_once():
     """By a state whose numbers say where to go on; nothing is counted up."""
-    streams = [Stream(Numbers(range(11)), 4), Stream(Numbers(range(5)), 2)]
+    streams = [DataSource(Numbers(range(11)), 4), DataSource(Numbers(range(5)), 2)]
     loader = ResumableLoader(streams, lambda items: [item["index"] for item in items])
     loader.load_state_dict({"steps": 10**12, "consumed": [11 * 10**12, 5 * 10**12]})
     assert len(list(loader)) == 4 and loader.state_dict()["steps"] == 10**12 + 4

@@ -6,7 +6,7 @@ from counted_clips import NumberClips, Numbers, Recorder, as_process, record
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.loaders.resumable import HeldOutLoader, ResumableLoader
-from datamodules.loaders.sources import Stream
+from datamodules.loaders.sources import DataSource
 
 
 def clips(loader):
@@ -18,7 +18,7 @@ def numbers(items):
 
 
 def train_loader(length=17, batch_size=3, seed=5, **options):
-    return ResumableLoader([Stream(Numbers(range(length)), batch_size, seed)], numbers, **options)
+    return ResumableLoader([DataSource(Numbers(range(length)), batch_size, seed)], numbers, **options)
 
 
 def fit(folder, steps=-1, *, workers=0, ckpt_path=None, asks_for_steps=False, **options):

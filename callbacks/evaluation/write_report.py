@@ -30,7 +30,7 @@ class WriteReport(Callback):
     """Writes what ``test`` measured to a JSON file, and beside it a contact sheet of the first clips and ``results.json``.
 
     The file holds ``protocol`` (number and size of the clips, sampling settings, checkpoint, seed), ``metrics`` (all that was logged)
-    and ``seconds``. If ``test_step`` returns ``{"videos": {kind: (B, 3, T, H, W) uint8}}`` and the data module has a method ``judge()``
+    and ``seconds``. If ``test_step`` returns ``{"videos": {kind: (B, 3, T, H, W) uint8}}`` and the data module has a method ``classifier()``
     that returns a new metric of ``(video, label)``, every kind of video gets a judge, and its findings stand under ``judge``.
 
     Args:
@@ -59,7 +59,7 @@ class WriteReport(Callback):
     ) -> None:
         self._clips += len(batch["label"])
         videos = outputs.get("videos", {}) if isinstance(outputs, dict) else {}
-        judge = getattr(trainer.datamodule, "judge", None)  # type: ignore[attr-defined]
+        judge = getattr(trainer.datamodule, "classifier", None)  # type: ignore[attr-defined]
         for kind, clips in videos.items():
             if judge is not None:
                 if kind not in self._judges:

@@ -14,7 +14,7 @@ from datamodules.digits.font import draw
 _STEPS = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
 
 
-class DigitJudge(Metric):
+class DigitClassifier(Metric):
     """How often the digit and its direction in a clip are those of its class.
 
     ``compute`` returns scalars: ``digit_middle``, the share of clips whose middle frame ``T // 2`` shows the right digit; ``digit_all``,

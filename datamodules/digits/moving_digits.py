@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.base import ClipDataModule, StageOverride
-from datamodules.digits.classifier import DigitJudge
+from datamodules.digits.classifier import DigitClassifier
 from datamodules.digits.font import COLUMNS, ROWS, cell_size, draw
 from modules.geometry import Clip
 
@@ -181,6 +181,6 @@ class MovingDigits(ClipDataModule):
         """Every caption that a clip can have."""
         return [f"a {colour} {digit} moving {way}" for digit in range(10) for way in DIRECTIONS for colour in HUES]
 
-    def judge(self) -> DigitJudge:
+    def judge(self) -> DigitClassifier:
         """Reads digit and direction back from clips, real or generated."""
-        return DigitJudge()
+        return DigitClassifier()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import traceback
 from argparse import ArgumentError
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 # Packages whose ValueErrors speak of what a user gave them; train.py runs under two names.
-SPEAKING = {"modules", "datamodules", "callbacks", "lightning", "train", "__main__"}
+SPEAKING = {"modules", "datamodules", "callbacks", "scripts", "experiments", "benchmarks", "lightning", "train", "__main__"}
 
 
 OUT_OF_MEMORY = (
@@ -20,6 +23,23 @@ OUT_OF_MEMORY = (
     "-c configs/trainer/bf16.yaml halves what is kept; "
     "-c configs/trainer/fsdp.yaml shares weights and optimizer among devices. python -m scripts.plan says what each of them saves"
 )
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the process with ``error: ...`` and exit code 1 on a user error, and with 130 on Ctrl-C.
+
+    Other errors keep their traceback; with the environment variable ``VIDEOAR_DEBUG`` set, all of them do.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        text = user_error(error)
+        if text is None or os.environ.get("VIDEOAR_DEBUG"):
+            raise
+        sys.exit(f"error: {text}")
 
 
 def user_error(error: BaseException) -> str | None:

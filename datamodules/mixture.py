@@ -30,7 +30,9 @@ class Mixture(ClipDataModule):
 
     def __init__(self, clip: Clip, *, parts: dict[str, ClipDataModule], ratio: dict[str, float], main: str) -> None:
         if set(parts) != set(ratio):
-            raise ValueError(f"ratio must have a weight for every part: parts are {', '.join(parts)}, weights are given for {', '.join(ratio)}")
+            raise ValueError(
+                f"ratio must have a weight for every part: parts are {', '.join(parts)}, weights are given for {', '.join(ratio)}"
+            )
         if main not in parts:
             raise ValueError(f"main must be the name of a part, one of {', '.join(parts)}, got {main!r}")
         if parts[main].clip != clip:

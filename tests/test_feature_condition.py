@@ -79,7 +79,7 @@ def test_no_changed_byte_goes_unnoticed(cache: str, tmp_path: Path) -> None:
             found.features_of(TEXTS)
     for content in (whole[:-1], b"", b"no features"):
         damaged.write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged\.safetensors is damaged or no file of text features"):
+        with pytest.raises(ValueError, match=r"damaged\.safetensors is damaged or not a file of text features"):
             FeatureCache(damaged)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modules.geometry import Clip
-from modules.storage.latents import CachedClip, CacheHeader, LatentCache, header, open_header, header_path, shard_path, write_shard
+from modules.storage.latents import CachedClip, CacheHeader, LatentCache, header, header_path, open_header, shard_path, write_shard
 
 SETTLED = CacheHeader(
     tokenizer={"encoder": "a" * 64, "decoder": "b" * 64},

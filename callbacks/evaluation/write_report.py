@@ -30,8 +30,8 @@ class WriteReport(Callback):
     """Writes what ``test`` measured to a JSON file, and beside it a contact sheet of the first clips and ``results.json``.
 
     The file holds ``protocol`` (number and size of the clips, sampling settings, checkpoint, seed), ``metrics`` (all that was logged)
-    and ``seconds``. If ``test_step`` returns ``{"videos": {kind: (B, 3, T, H, W) uint8}}`` and the data module has a method ``classifier()``
-    that returns a new metric of ``(video, label)``, every kind of video gets a judge, and its findings stand under ``judge``.
+    and ``seconds``. If ``test_step`` returns ``{"videos": {kind: (B, 3, T, H, W) uint8}}`` and the data module has a method
+    ``classifier()`` that returns a new metric of ``(video, label)``, every kind of video gets one, and its results stand under ``judge``.
 
     Args:
         path: The JSON file; the sheet has the same name and ends in ``.png``.

@@ -59,7 +59,7 @@ class LatentSource(ClipDataModule):
         return latent_frames(self.header, self.clip, self.folder)
 
     def check_tokenizer(self, found: dict[str, str], source: str | None) -> None:
-        """Raise ``ValueError`` if the latents are of another tokenizer than the model's, which has these hashes and weights of ``source``."""
+        """Raise ``ValueError`` if the latents are of another tokenizer than that of the hashes ``found`` and weights ``source``."""
         self.header.check_tokenizer(found, source, self.folder)
 
     def predict_dataloader(self) -> NoReturn:

@@ -33,7 +33,9 @@ def open_stream(folder: str, part: str, **settings: Any) -> Any:
     try:
         return litdata().StreamingDataset(f"{folder}/{part}", **settings)
     except Exception as error:  # the client of every object storage has its own exceptions
-        raise ValueError(f"no complete stream of latents in {folder} ({first_line(error)}): use python -m scripts.stream_latents") from error
+        raise ValueError(
+            f"no complete stream of latents in {folder} ({first_line(error)}): use python -m scripts.stream_latents"
+        ) from error
 
 
 def first_line(error: Exception) -> str:

@@ -26,7 +26,7 @@ class Order:
         self._cached: tuple[int, list[int]] = (-1, [])
 
     def take(self, first: int, count: int) -> list[tuple[int, int]]:
-        """Return ``(clip, visit)`` at the positions ``first`` to ``first + count - 1``; ``visit`` counts earlier occurrences of the clip."""
+        """Return ``count`` pairs ``(clip, visit)`` from position ``first``; ``visit`` counts earlier occurrences of the clip."""
         positions = (divmod(position, self.length) for position in range(first, first + count))
         return [(self._permutation(visit)[offset], visit) for visit, offset in positions]
 

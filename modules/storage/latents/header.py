@@ -97,7 +97,7 @@ class CacheHeader:
         return round(sum(shard.count for shard in shards) * per_clip + len(shards) * SHARD_INDEX_BYTES)
 
     def check_same(self, other: Self, folder: object) -> None:
-        """Raise ``ValueError`` with the first difference if ``other`` describes other content than this header, which is that of ``folder``."""
+        """Raise ``ValueError`` with the first difference if ``other`` has other content than this header, which is that of ``folder``."""
         if self.tokenizer != other.tokenizer:
             raise ValueError(f"{folder} has latents of tokenizer {self.tokenizer_name}, not of {other.tokenizer_name}: {USE_ANOTHER}")
         mine, theirs = _content(self), _content(other)

@@ -20,12 +20,12 @@ def mixed(parts, ratio, main):
 
 def mixture(workers=0, **sizes):
     """Videos of 5 frames, clips 0..16, three a batch; images, clips 17..25, two a batch; every third batch has images."""
-    sizes = {"video": 3, "images": 2, **sizes}
+    sizes = {"clips": 3, "images": 2, **sizes}
     parts = {
-        "video": NumberClips(17, 5, batch_size=sizes["video"], workers=workers),
+        "clips": NumberClips(17, 5, batch_size=sizes["clips"], workers=workers),
         "images": NumberClips(9, 1, batch_size=sizes["images"]),
     }
-    return mixed(parts, {"images": 1, "video": 2}, "video")
+    return mixed(parts, {"images": 1, "clips": 2}, "clips")
 
 
 def growing(workers=0):
@@ -85,17 +85,17 @@ def test_the_order_is_the_same_for_any_number_of_workers():
 
 
 def test_processes_use_the_same_part_and_divide_its_order(monkeypatch):
-    alone = first_batches(mixture(video=4, images=2), 60)
+    alone = first_batches(mixture(clips=4, images=2), 60)
     ranks = []
     for rank in (0, 1):
         as_process(monkeypatch, rank, 2)
-        ranks.append(first_batches(mixture(video=2, images=1), 60))
+        ranks.append(first_batches(mixture(clips=2, images=1), 60))
     assert [(one[0], one[1] + other[1]) for one, other in zip(*ranks, strict=True)] == alone
     assert [frames for frames, _ in ranks[0]] == [frames for frames, _ in ranks[1]]
 
 
 def test_a_mixture_continues_with_another_number_of_processes(monkeypatch):
-    loader = mixture(video=4, images=2).train_dataloader()
+    loader = mixture(clips=4, images=2).train_dataloader()
     iterator = iter(loader)
     for _ in range(5):
         next(iterator)
@@ -104,7 +104,7 @@ def test_a_mixture_continues_with_another_number_of_processes(monkeypatch):
     ranks = []
     for rank in (0, 1):
         as_process(monkeypatch, rank, 2)
-        data = mixture(video=2, images=1)
+        data = mixture(clips=2, images=1)
         data.load_state_dict(state)
         ranks.append([numbers for _, numbers in first_batches(data, len(rest))])
     assert [one + other for one, other in zip(*ranks, strict=True)] == rest
@@ -137,7 +137,7 @@ def test_growth_is_exact_to_the_step(tmp_path):
 
 
 def test_mixtures_grow_by_their_parts():
-    data = mixed({"video": growing(), "images": NumberClips(9, 1, batch_size=2)}, {"video": 1, "images": 1}, "video")
+    data = mixed({"clips": growing(), "images": NumberClips(9, 1, batch_size=2)}, {"clips": 1, "images": 1}, "clips")
     frames = [frames for frames, numbers in first_batches(data, 60) if numbers[0] < 51]
     assert frames == sorted(frames) and set(frames) == {1, 5, 9} and 20 < len(frames) < 40
     assert data.clip.frames == 9 and [clip.frames for clip in data.train_clips] == [1, 5, 9, 1]

@@ -108,11 +108,11 @@ PARTS = {"a": MovingDigits(CLIP), "b": MovingDigits(CLIP)}
     [
         (
             MovingDigits(CLIP, milestones={3: StageOverride(frames=1)}),
-            r"and some have frames 1, height 16, width 16, fps 8: encode each size into a",
+            r"but some have frames 1, height 16, width 16, fps 8: encode each size into a",
         ),
         (Mixture(CLIP, parts=PARTS, ratio={"a": 1, "b": 2}, main="a"), r"encode the parts a, b one by one, each into a separate folder"),
-        (VideoBuckets(CLIP, manifest="none.jsonl", sizes=[(16, 16), (16, 32)]), r"and some have frames 5, height 16, width 32"),
-        (VideoFolder(CLIP, manifest="none.jsonl", views=FreshViews()), r"change from visit to visit .* remove datamodules\.FreshViews out"),
+        (VideoBuckets(CLIP, manifest="none.jsonl", sizes=[(16, 16), (16, 32)]), r"but some have frames 5, height 16, width 32"),
+        (VideoFolder(CLIP, manifest="none.jsonl", views=FreshViews()), r"change from visit to visit .* remove datamodules\.FreshViews"),
     ],
     ids=["growth", "mixture", "buckets", "fresh"],
 )

@@ -212,7 +212,5 @@ def test_errors_of_an_object_storage_end_in_one_line(tmp_path: Path, monkeypatch
     with pytest.raises(ValueError, match=r"no complete stream of latents in s3://bucket \(no credentials\)"):
         source("s3://bucket")
     write(tmp_path, SETTLED)
-    with pytest.raises(
-        SystemExit, match=r"error: s3://bucket/plan cannot be written \(no credentials\); if it exists"
-    ):
+    with pytest.raises(SystemExit, match=r"error: s3://bucket/plan cannot be written \(no credentials\); if it exists"):
         run_command(command, ["--cache", str(tmp_path), "--out", "s3://bucket"])

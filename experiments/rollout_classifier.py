@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from datamodules.digits.classifier import DigitJudge, directions
+from datamodules.digits.classifier import DigitClassifier, directions
 from datamodules.digits.moving_digits import CLASSES, DIRECTIONS
 from modules.batch import Requests
 from modules.storage.atomic_files import write_text
@@ -26,7 +26,7 @@ def digit_curves(video: Tensor, label: Tensor) -> dict[str, Tensor]:
     ``WINDOW`` steps before the frame. ``colour``: mean distance of the frame's mean colour from that of frame ``REFERENCE``, in levels of
     0..255. ``sharpness``: mean absolute difference of neighbouring pixels, in levels.
     """
-    digits, rows, columns = DigitJudge.read(video)
+    digits, rows, columns = DigitClassifier.read(video)
     starts = range(video.shape[2] - WINDOW)
     moved = [directions(rows[:, i : i + WINDOW + 1], columns[:, i : i + WINDOW + 1], *video.shape[3:]) for i in starts]
     pixels = video.float()

@@ -160,10 +160,10 @@ class LitVideoAR(LightningModule):
             try:
                 self.tokenizer.layout(replace(data.clip, frames=request.frames))
                 self.tokenizer.latent_frames(request.prefix_frames or 1, "a prefix")
-                self._ids_of([request.condition, *(text for _, text in request.then)], request.place)
+                self._ids_of([request.condition, *(text for _, text in request.then)], request.location)
                 self.generate.check_encoder(request.frames, request.prefix is not None)
             except ValueError as error:
-                raise ValueError(f"{request.place}: {error}") from error
+                raise ValueError(f"{request.location}: {error}") from error
         self.transformer.cast_weights(self.transformer.execution.dtype)
 
     def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:

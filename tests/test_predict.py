@@ -190,7 +190,7 @@ def test_two_processes_make_every_clip_once(predict: Predictions) -> None:
     conditions = json.dumps([f"{digit} up" for digit in range(5)])
     several = ("--data.batch_size", 1, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--ckpt_path", predict.checkpoint)
     args = arguments("predict", "videoar", predict.folder, *SIZE, "--data.prompts", conditions, *several)
-    for expected in (None, "5 of 5 clips are there already"):
+    for expected in (None, "5 of 5 clips exist already"):
         result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, result.stderr[-2000:]
         assert expected is None or expected in result.stderr + result.stdout

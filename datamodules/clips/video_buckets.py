@@ -19,7 +19,7 @@ from datamodules.clips.video_folder import VideoFolder
 from datamodules.decoding.reader import UnreadableVideo, shown_size
 from datamodules.jsonl import value_of
 from datamodules.loaders.distributed import rank_and_world_size
-from datamodules.loaders.sources import Stream
+from datamodules.loaders.sources import DataSource
 from modules.geometry import Clip
 
 Buckets = dict[Size, list[Row]]
@@ -69,18 +69,18 @@ class VideoBuckets(VideoFolder):
     def train_clips(self) -> list[Clip]:
         return [_at(phase.clip, size) for phase in self.phases for size in self.sizes_of(phase.clip)]
 
-    def streams_of(self, phase: Phase) -> list[Stream]:
+    def sources_of(self, phase: Phase) -> list[DataSource]:
         """A stream for every size; their shares are those of their clips."""
         rows = self.train_rows(phase.clip)
         _, world = rank_and_world_size()
         buckets = fill(rows, self._shown, self.sizes_of(phase.clip), phase.batch_size * world)
         rank_zero_info(self._report(buckets, phase.clip))
-        streams = []
+        sources = []
         for (height, width), own in buckets.items():
             name = ", ".join(filter(None, (phase.name, f"{height} x {width}")))
             dataset = self.train_set(own, _at(phase.clip, (height, width)), of=len(rows))
-            streams.append(Stream(dataset, phase.batch_size, self.seed, name))
-        return streams
+            sources.append(DataSource(dataset, phase.batch_size, self.seed, name))
+        return sources
 
     @cached_property
     def _shown(self) -> dict[str, Size]:

@@ -23,7 +23,7 @@ from modules.tokenizer import (
     StreamedReconstruction,
     TokenizerLoss,
     VideoTokenizer,
-    fast_convolutions,
+    winograd_convolutions,
 )
 from modules.training.nonfinite_steps import NonFiniteGuard
 from modules.training.optim import WarmupCosine
@@ -209,7 +209,7 @@ class LitTokenizer(LightningModule):
     def _improve_critics(self, critics: AdversarialLoss, terms: dict[str, Tensor], real: Tensor, fake: Tensor, batch: VideoBatch) -> None:
         """Make the critics' step. Their optimizer is called past Lightning, which would count it as another step of the run."""
         optimizer = self.optimizers(use_pl_optimizer=False)[1]  # type: ignore[index]
-        judged = critics.critic_loss(real, fake)
+        judged = critics.discriminator_loss(real, fake)
         self._backward(optimizer, judged["loss"])
         norm = self.critic_steps.norm(critics.parameters())
         terms |= {f"critics/{name}": value.detach() for name, value in judged.items()} | {"critics/gradient_norm": norm}
@@ -256,7 +256,7 @@ class LitTokenizer(LightningModule):
     def _reconstruct(self, batch: VideoBatch) -> tuple[Tensor, Quantized]:
         """uint8 video through the bits, which are those of float32, and back."""
         quantized = self.tokenizer.quantize(self.tokenizer.encode_for_tokens(to_unit(batch["video"])))
-        with fast_convolutions():
+        with winograd_convolutions():
             return to_uint8(self.tokenizer.decode(quantized.latent)), quantized
 
     def _measure(self, batch: VideoBatch) -> Tensor:

@@ -9,7 +9,7 @@ from conftest import perturbed
 from torch import Tensor
 
 from modules.pixels import to_uint8, to_unit
-from modules.tokenizer import StreamedReconstruction, VideoTokenizer, fast_convolutions
+from modules.tokenizer import StreamedReconstruction, VideoTokenizer, winograd_convolutions
 
 CUTS = [[17], [1, 16], [1, 4, 4, 4, 4], [1] * 17, [5, 8, 4], [2, 3, 5, 7], [16, 1], [3, 14], [11, 2, 2, 2]]
 
@@ -50,7 +50,7 @@ def test_fast_decoding_in_pieces_agrees_to_rounding() -> None:
     """Other pieces mean other sums of the same products where convolutions save multiplications."""
     tokenizer = VideoTokenizer(bits=8, channels=32, multipliers=(1, 4), blocks=1, temporal_factor=2).eval()
     latent, state, frames = torch.randn(1, 8, 6, 24, 24), None, []
-    with fast_convolutions():
+    with winograd_convolutions():
         whole = tokenizer.decode(latent)
         for piece in pieces(latent, [1, 5]):
             video, state = tokenizer.decode_chunk(piece, state)

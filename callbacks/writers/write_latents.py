@@ -100,7 +100,7 @@ class WriteLatents(BasePredictionWriter):
         tokenizer: Any = pl_module.tokenizer
         latent = tokenizer.latent_shape(data.clip)
         return CachePlan(
-            tokenizer=tokenizer.identity(),
+            tokenizer=tokenizer.fingerprint(),
             source=str(origin(trainer, pl_module)["checkpoint"]),
             preprocessing=data.preprocessing,
             clip=data.clip,

@@ -15,7 +15,7 @@ from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.decoder import Decoder
 from modules.tokenizer.encoder import Encoder
-from modules.tokenizer.identity import identity_of
+from modules.tokenizer.fingerprint import fingerprint_of
 from modules.tokenizer.infinity import read_infinity, read_settings
 from modules.tokenizer.inflation import TemporalInit, inflate_state_dict
 from modules.tokenizer.quantizer import Quantized, dequantize, quantize
@@ -48,7 +48,7 @@ class VideoTokenizer(nn.Module):
             with fewer: a group of one channel forgets how bright a frame is.
     """
 
-    encodes: ClassVar[bool] = True
+    has_encoder: ClassVar[bool] = True
     """Whether there is an encoder."""
 
     def __init__(
@@ -63,7 +63,7 @@ class VideoTokenizer(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = Architecture(bits, channels, tuple(multipliers), blocks, temporal_factor, patch, groups)
-        if self.encodes:
+        if self.has_encoder:
             self.encoder = Encoder(self.shape)
         self.decoder = Decoder(self.shape)
         self._initialise()
@@ -147,13 +147,13 @@ class VideoTokenizer(nn.Module):
         side = self.shape.spatial_factor
         return Clip(1 + (frames - 1) * self.shape.temporal_factor, rows * side, columns * side)
 
-    def identity(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, str]:
-        """What tells this tokenizer from all others; see :func:`modules.tokenizer.identity.identity_of`.
+    def fingerprint(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, str]:
+        """What tells this tokenizer from all others; see :func:`modules.tokenizer.fingerprint.fingerprint_of`.
 
         Args:
             weights: The state to look at, if not that of now.
         """
-        return identity_of(self.shape, self.state_dict() if weights is None else weights)
+        return fingerprint_of(self.shape, self.state_dict() if weights is None else weights)
 
     def latent_frames(self, frames: int, what: str = "a clip") -> int:
         """Latent frames of ``frames`` video frames; ``what`` has them, for the error."""

@@ -115,7 +115,12 @@ def test_a_tokenizer_leaves_its_run_without_its_critics(tokenizer: Path, tmp_pat
 
 def test_the_tokenizer_of_a_model_is_known_by_the_same_hashes(folder: Path, exported: Path) -> None:
     known = json.loads(about_path(exported).read_text())["tokenizer_sha256"]
-    assert load_tokenizer(folder).fingerprint() == load_tokenizer(exported).fingerprint() == load(folder).generation.tokenizer.fingerprint() == known
+    assert (
+        load_tokenizer(folder).fingerprint()
+        == load_tokenizer(exported).fingerprint()
+        == load(folder).generation.tokenizer.fingerprint()
+        == known
+    )
     assert known.keys() == {"encoder", "decoder"}
 
 

@@ -272,7 +272,7 @@ def test_the_command_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, 
 def test_the_command_plans_tokenizers_too(capsys: pytest.CaptureFixture[str]) -> None:
     main(CRITICS)
     text = capsys.readouterr().out
-    assert "its critics" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
+    assert "its discriminators" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
     config = compose(TOKENIZER)
     config["trainer"] |= {"strategy": {"class_path": "modules.training.fsdp.FullySharded"}, "devices": 2}
     with pytest.raises(ValueError, match="a tokenizer is not shared out among devices"):

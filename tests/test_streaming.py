@@ -91,14 +91,14 @@ def test_frames_that_fill_no_latent_wait(tokenizer: VideoTokenizer) -> None:
 
 def test_a_chunk_of_another_size_or_of_nothing_is_refused(tokenizer: VideoTokenizer) -> None:
     _, state = tokenizer.encode_chunk(torch.randn(1, 3, 5, 16, 16))
-    with pytest.raises(ValueError, match="a chunk must have the width of the one before it, 16, got 20"):
+    with pytest.raises(ValueError, match="a chunk must have the width of the previous one, 16, got 20"):
         tokenizer.encode_chunk(torch.randn(1, 3, 4, 16, 20), state)
     with pytest.raises(ValueError, match="at least one frame"):
         tokenizer.encode_chunk(torch.randn(1, 3, 0, 16, 16), state)
     with pytest.raises(ValueError, match="height must be a multiple of 4, got 18"):
         tokenizer.encode_chunk(torch.randn(1, 3, 4, 18, 16))
     _, state = tokenizer.decode_chunk(torch.randn(1, 8, 1, 4, 4))
-    with pytest.raises(ValueError, match="the batch of the one before it, 1, got 2"):
+    with pytest.raises(ValueError, match="the batch of the previous one, 1, got 2"):
         tokenizer.decode_chunk(torch.randn(2, 8, 1, 4, 4), state)
 
 

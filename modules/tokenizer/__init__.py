@@ -1,4 +1,4 @@
-"""Video to bits and back (paper 4.1)."""
+"""Video tokenizer (paper 4.1)."""
 
 from modules.tokenizer.detokenizer import Detokenizer
 from modules.tokenizer.losses.adversarial import AdversarialLoss

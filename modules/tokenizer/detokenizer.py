@@ -9,7 +9,6 @@ from torch import Tensor
 from modules.tokenizer.streaming import EncoderState
 from modules.tokenizer.tokenizer import VideoTokenizer
 
-
 # End of the error message of everything that needs the encoder.
 NO_ENCODER = (
     "which this model does not have: use modules.tokenizer.VideoTokenizer and give the tokenizer's file as well, "

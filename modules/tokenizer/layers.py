@@ -69,7 +69,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling of height and width, and if ``temporal`` also of time, then a convolution: ``1 + n`` frames to ``1 + 2n``.
+    """Nearest-neighbour upsampling of height and width, and if ``temporal`` also of time, then a convolution: ``1 + n`` to ``1 + 2n``.
 
     With ``temporal`` each frame is repeated and the convolution has one padding frame less, so the first frame is not repeated.
     """

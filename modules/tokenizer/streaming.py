@@ -45,7 +45,9 @@ def encode_chunk(encoder: Encoder, chunk: Tensor, state: EncoderState | None) ->
     video = chunk if state is None else torch.cat([state.waiting, _check_size(state.waiting, chunk)], dim=2)
     first = 1 if state is None else 0  # the first frame of a video has its own latent frame
     ready = first + (video.shape[2] - first) // factor * factor
-    latent = encoder(video[:, :, :ready].contiguous(memory_format=torch.channels_last_3d), cache) if ready else _empty_latent(encoder, video)
+    latent = (
+        encoder(video[:, :, :ready].contiguous(memory_format=torch.channels_last_3d), cache) if ready else _empty_latent(encoder, video)
+    )
     return latent, EncoderState(cache, video[:, :, ready:].clone())
 
 

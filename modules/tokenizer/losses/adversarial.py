@@ -77,7 +77,7 @@ class AdversarialLoss(nn.Module):
         super().__init__()
         for name, value in {"weight": weight, "start_step": start_step, "ramp_steps": ramp_steps, "lecam": lecam}.items():
             if value < 0:
-                raise ValueError(f"{name} of the adversarial loss must not be negative, got {value}")
+                raise ValueError(f"the adversarial loss's {name} must not be negative, got {value}")
         self.weight, self.lecam = weight, lecam
         self.start_step, self.ramp_steps = start_step, ramp_steps
         # Named as in existing checkpoints.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from modules.tokenizer.winograd.schemes import CAUSAL_UPSAMPLE, DIRECT, F4, ONE_TAP, UPSAMPLE, TileScheme
 
-# Tiles of a block. Fewer slow the matrix products down, more do not fit the cache (measured with 1 MiB of second-level cache for two cores).
+# Tiles of a block. Fewer slow the matrix products down, more do not fit the cache (measured with 1 MiB of L2 cache for two cores).
 BLOCK = 128
 # Minimum number of channels; MIN_CHANNELS_F4 is for three taps in time and at least four frames (measured).
 MIN_CHANNELS, MIN_CHANNELS_F4 = 128, 32

@@ -59,10 +59,10 @@ def test_layers_overlap_start_small_and_double_up_to_eight_times() -> None:
 
 def test_strength_waits_and_then_rises() -> None:
     adversary = small(weight=0.3, start_step=100, ramp_steps=50)
-    assert [adversary.strength(step) for step in (0, 99, 100)] == [0.0, 0.0, 0.0]
-    assert [adversary.strength(step) for step in (125, 150, 10**6)] == pytest.approx([0.15, 0.3, 0.3])
+    assert [adversary.weight_at(step) for step in (0, 99, 100)] == [0.0, 0.0, 0.0]
+    assert [adversary.weight_at(step) for step in (125, 150, 10**6)] == pytest.approx([0.15, 0.3, 0.3])
     assert [adversary.active(step) for step in (99, 100)] == [False, True]
-    assert [small(weight=0.3, start_step=2).strength(step) for step in (1, 2)] == [0.0, 0.3]
+    assert [small(weight=0.3, start_step=2).weight_at(step) for step in (1, 2)] == [0.0, 0.3]
 
 
 def test_hinge_agrees_with_a_slow_sum() -> None:

@@ -70,7 +70,7 @@ def write_cache(folder: Path, clips: ClipDataModule, rows: list[Row], tokenizer:
     """Random latents for all clips, with their captions."""
     latent = tokenizer.latent_shape(clips.clip)
     header = CacheHeader(
-        tokenizer=tokenizer.identity(),
+        tokenizer=tokenizer.fingerprint(),
         source="random",
         preprocessing=clips.preprocessing,
         clip=clips.clip,

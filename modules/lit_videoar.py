@@ -237,7 +237,7 @@ class LitVideoAR(LightningModule):
         """Raise ``ValueError`` if the data has latents that were not made by the tokenizer with these weights."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if getattr(data, "encoded", False):
-            data.check_tokenizer(self.tokenizer.identity(weights), source)
+            data.check_tokenizer(self.tokenizer.fingerprint(weights), source)
 
     def _context_source(self, ids: Tensor, layout: Layout) -> ContextSource:
         """What a training batch shows the model: true bits, some of them flipped, or samples of its own."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from lightning import Callback, LightningModule, Trainer
 
-from modules.autoregression.corruption import MOST, Corrupts
+from modules.autoregression.corruption import MAX_RATIO, Corrupts
 
 
 class FlipRatios(NamedTuple):
@@ -34,8 +34,8 @@ class FlipRatioSchedule(Callback):
     """
 
     def __init__(self, p_min: float = 0.0, p_max: float = 0.25, delta: float = 0.01, warmup_steps: int = 0) -> None:
-        if not 0.0 <= p_min <= p_max <= MOST:
-            raise ValueError(f"flip ratios need 0 <= p_min <= p_max <= {MOST}, got p_min {p_min} and p_max {p_max}")
+        if not 0.0 <= p_min <= p_max <= MAX_RATIO:
+            raise ValueError(f"flip ratios need 0 <= p_min <= p_max <= {MAX_RATIO}, got p_min {p_min} and p_max {p_max}")
         if delta < 0.0:
             raise ValueError(f"delta must not be negative, got {delta}")
         if warmup_steps < 0:

@@ -11,7 +11,7 @@ import torch
 from conftest import count_parameters
 from latent_runs import CACHED, make
 from test_cli import AVERAGED
-from test_weights import Evil
+from test_init_from import Evil
 from toy_runs import CONFIGS, compose, run, weights
 
 from modules import load, load_tokenizer

@@ -67,7 +67,7 @@ def test_missing_texts_and_files_are_named(cache: str, tmp_path: Path) -> None:
 
 
 def test_no_changed_byte_goes_unnoticed(cache: str, tmp_path: Path) -> None:
-    """Every part of the file, and many places in it; spaces that fill up the header have no meaning."""
+    """Every part of the file, and many coordinates in it; spaces that fill up the header have no meaning."""
     whole = Path(cache).read_bytes()
     blank = range(whole.index(b"  "), 8 + int.from_bytes(whole[:8], "little"))
     damaged = tmp_path / "damaged.safetensors"

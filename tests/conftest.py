@@ -8,6 +8,36 @@ from modules.transformer import ClassCondition, VideoARTransformer
 
 torch.set_num_threads(1)
 
+# The files that take longest, longest first. They run before all others, so that no process waits at the end for one long file.
+LONG_FILES = (
+    "test_killed_runs",
+    "test_sigterm",
+    "test_faults",
+    "test_scale",
+    "test_cli",
+    "test_shards",
+    "test_cached_training",
+    "test_configs",
+    "test_planning",
+    "test_bad_input",
+    "test_export",
+    "test_stages",
+    "test_mixture",
+    "test_broken",
+    "test_predict",
+    "test_generation",
+    "test_video_buckets",
+    "test_encode_latents",
+    "test_graphs",
+    "test_i3d",
+    "test_decoding",
+    "test_run_habits",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG_FILES.index(item.path.stem) if item.path.stem in LONG_FILES else len(LONG_FILES))
+
 
 @pytest.fixture(autouse=True)
 def seed() -> None:

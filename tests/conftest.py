@@ -1,7 +1,10 @@
 """Toy models and clips for all tests; torch on one thread, so that small tests neither wait nor wobble."""
 
+import os
+
 import pytest
 import torch
+from stage_runs import StageRuns
 
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import ClassCondition, VideoARTransformer
@@ -42,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def stage_runs(tmp_path_factory: pytest.TempPathFactory) -> StageRuns:
+    """Toy runs of all stages. Under pytest-xdist the folder above the temporary folders of its processes is common to them."""
+    base = tmp_path_factory.getbasetemp()
+    return StageRuns((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "stage_runs")
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +16,7 @@ from datamodules.decoding.frames import DecodeError, at_rate, opened
 from datamodules.decoding.pixels import pixels_of
 from datamodules.decoding.reader import PICTURES, VIDEOS, opened_picture, upright_pixels
 from datamodules.decoding.transforms import CENTRE
+from modules.storage.atomic_files import atomic_write
 
 # What Pillow reads; it may move or not.
 DRAWN = PICTURES | {".gif", ".apng"}
@@ -102,7 +101,7 @@ def convert(source: Path, video: Path, picture: Path, recipe: Recipe) -> Made:
         if getattr(image, "n_frames", 1) > 1:
             return _write_video(video, _moving(image, recipe), recipe)
         pixels = recipe.shaped(upright_pixels(image, recipe.colour))
-        with _replacing(picture) as temporary:
+        with atomic_write(picture) as temporary:
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(temporary, "PNG")
         return Made(picture, 1, 0.0, *pixels.shape[1:])
 
@@ -122,7 +121,7 @@ def _moving(image: Image.Image, recipe: Recipe) -> Iterator[Tensor]:
 
 def _write_video(path: Path, shown: Iterator[Tensor], recipe: Recipe) -> Made:
     count, size = 0, None
-    with _replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with atomic_write(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(recipe.fps).limit_denominator(1001), options={"crf": QUALITY})
         stream.pix_fmt, stream.thread_count = "yuv420p", 1
         for pixels in map(recipe.shaped, shown):
@@ -136,15 +135,3 @@ def _write_video(path: Path, shown: Iterator[Tensor], recipe: Recipe) -> Made:
             count += 1
         container.mux(stream.encode())
     return Made(path, count, count / recipe.fps, stream.height, stream.width)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, which takes the place of ``path`` when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

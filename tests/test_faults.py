@@ -27,7 +27,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(tmp_path: Pa
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
-        with pytest.raises(ValueError, match=r"last\.ckpt could not be written: .*; .*last\.ckpt is still the one from before"):
+        with pytest.raises(ValueError, match=r"last\.ckpt could not be written: .*; .*last\.ckpt is still the previous one"):
             AtomicCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(2**20)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

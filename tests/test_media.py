@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks import Mp4Writer, contact_sheet, write_mp4, write_preview
-from modules.storage.atomic_files import replacing
+from modules.storage.atomic_files import atomic_write
 
 
 def moving_square(frames: int = 9, height: int = 32, width: int = 48) -> Tensor:
@@ -66,7 +66,7 @@ def test_preview_of_few_colours_is_lossless_and_magnified(tmp_path: Path, kind: 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "report.json") as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "report.json") as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

@@ -110,7 +110,7 @@ CRITICS = [*TOKENIZER, "--model.adversarial", "AdversarialLoss", "--model.advers
 
 def training_of(args: list[str]) -> TokenizerTraining:
     model = build(compose(args)["model"], "here", {"optimizer", "discriminator_optimizer"})
-    return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversarial)
+    return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
 
 
 def measured_tokenizer(args: list[str], clip: Clip, batch: int, bf16: bool) -> int:

@@ -88,7 +88,7 @@ def test_two_processes_learn_what_one_learns(one: Path, tmp_path: Path, overlay:
 def test_two_shares_become_one_model(one: Path, tmp_path: Path) -> None:
     together(tmp_path, "fsdp", *STOP)
     assert torch.load(checkpoint(tmp_path), weights_only=True)["global_step"] == 2
-    export(tmp_path, tmp_path / "model.safetensors")
+    export(tmp_path, out=tmp_path / "model.safetensors")
     load(tmp_path / "model.safetensors").generate("3 left")
     alone(tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(one), abs=1e-4)

@@ -22,7 +22,7 @@ from callbacks.writers.media import contact_sheet, write_picture
 from modules.geometry import Clip
 from modules.metrics import Protocol, RealVideos, Results, Row, VideoFeatures, closest, copy_rows, distance_rows, table, variety_rows
 from modules.metrics.evaluation.comparison import floor_size
-from modules.storage.atomic_files import replacing, write_text
+from modules.storage.atomic_files import atomic_write, write_text
 
 # Clips whose pixels stand for a data set when results about it are kept.
 WITNESSES = 16
@@ -154,7 +154,7 @@ class EvaluateVideos(Callback):
             frozen, _ = self._vectors(own, "static videos", wanted, lambda batch: batch["video"][:, :, :1].expand_as(batch["video"]))
             found = {"vectors": vectors, "labels": labels, "frozen": frozen}
             if kept is not None and walk.trainer.is_global_zero:
-                with replacing(kept) as temporary:
+                with atomic_write(kept) as temporary:
                     save_file({name: values.contiguous() for name, values in found.items()}, temporary)
         return RealVideos(found["vectors"], found["labels"], wanted), found["frozen"]
 

@@ -16,7 +16,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from modules.storage.atomic_files import replacing
+from modules.storage.atomic_files import atomic_write
 
 # Contact sheets, in pixels: the range of a frame's side, the caption column, the spaces.
 SMALLEST, LARGEST = 80, 320
@@ -51,13 +51,13 @@ def write_preview(path: str | Path, video: Tensor, fps: float, magnify: int = 1)
     moments = [TICKS[kind] * round(1000 * frame / fps / TICKS[kind]) for frame in range(len(frames) + 1)]
     durations = [after - before for before, after in pairwise(moments)]
     settings = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         frames[0].save(temporary, kind[1:].upper(), **settings, **({"lossless": True} if kind == ".webp" else {}))
 
 
 def write_picture(path: str | Path, picture: Image.Image) -> None:
     """Write a PNG file."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, "PNG")
 
 

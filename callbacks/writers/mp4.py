@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from callbacks.writers.media import frames_of
-from modules.storage.atomic_files import replacing
+from modules.storage.atomic_files import atomic_write
 
 # x264's constant rate factor: below what the eye sees, yet a fraction of a lossless file. VBench asks for 10.
 QUALITY = "10"
@@ -40,7 +40,7 @@ class Mp4Writer:
 
     def __enter__(self) -> Self:
         with ExitStack() as files:
-            temporary = files.enter_context(replacing(self.path))
+            temporary = files.enter_context(atomic_write(self.path))
             container = av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"})
             self._container = files.enter_context(container)
             self._stream = container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001), options={"crf": QUALITY})

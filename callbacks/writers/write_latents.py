@@ -15,7 +15,7 @@ from torch import Tensor
 
 from callbacks.records.provenance import origin
 from modules.batch import EncodingBatch
-from modules.storage.atomic_files import replacing, write_text
+from modules.storage.atomic_files import atomic_write, write_text
 from modules.storage.latents import (
     CachedClip,
     CachePlan,
@@ -81,7 +81,7 @@ class WriteLatents(BasePredictionWriter):
         self._clips += [CachedClip(latent, *rest) for latent, rest in zip(prediction["latent"].cpu(), said, strict=True)]
         if not batch["last"]:
             return
-        with replacing(shard_path(self.folder, batch["shard"].name)) as path:
+        with atomic_write(shard_path(self.folder, batch["shard"].name)) as path:
             write_shard(path, self._plan, batch["shard"], self._clips)
         self._made += len(self._clips)
         self._clips = []

@@ -21,7 +21,7 @@ from callbacks.writers.manifest import Manifest
 from callbacks.writers.media import contact_sheet, write_picture
 from callbacks.writers.mp4 import Mp4Writer
 from modules.batch import FileChunk
-from modules.storage.atomic_files import replacing
+from modules.storage.atomic_files import atomic_write
 
 # Lightning's logger shows what is informative, and below it every process may speak.
 logger = logging.getLogger(f"lightning.pytorch.{__name__}")
@@ -113,7 +113,7 @@ class _Comparison:
         if video.resolve() == Path(self.file).resolve():
             raise ValueError(f"{self.file}: its reconstruction would replace it; choose another folder than {folder}")
         with ExitStack() as files:
-            self._table = files.enter_context(files.enter_context(replacing(table)).open("w", encoding="utf-8"))
+            self._table = files.enter_context(files.enter_context(atomic_write(table)).open("w", encoding="utf-8"))
             self._table.write("frame,seconds,psnr\n")
             self._video = files.enter_context(Mp4Writer(video, self.fps))
             self._files = files.pop_all()

@@ -1,4 +1,4 @@
-"""How much arithmetic a training step asks for: two operations per multiplication, and three passes' worth for forward and backward."""
+"""FLOPs of a training step: two per multiplication; forward and backward together count as three forward passes."""
 
 from __future__ import annotations
 

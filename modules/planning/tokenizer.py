@@ -1,4 +1,4 @@
-"""What a training step of the tokenizer needs, with its critics and its perceptual loss, counted on tensors without content."""
+"""Memory and arithmetic of a training step of the tokenizer, with discriminators and perceptual loss, counted on fake tensors."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from modules.storage.tensor_file import digest
+from modules.storage.checksums import digest
 from modules.tokenizer.architecture import Architecture
 
 HALVES = ("encoder", "decoder")

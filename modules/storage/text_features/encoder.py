@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from modules.storage.checksums import file_hash
 from modules.storage.text_features import EncoderIdentity
 
 
@@ -92,8 +93,7 @@ def identify(name: str, vocabulary: dict[str, int]) -> EncoderIdentity:
         raise ValueError(f"{folder} has no .safetensors or .bin files of weights")
     whole = hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode())
     for path in files:
-        with open(path, "rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+        whole.update(bytes.fromhex(file_hash(path)))
     return EncoderIdentity(name, whole.hexdigest())
 
 

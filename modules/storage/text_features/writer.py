@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +12,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from modules.storage.atomic_files import atomic_write
 from modules.storage.checksums import raw, seal_of, text_tensor
 from modules.storage.text_features.cache import FORMAT, EncoderIdentity, FeatureCache
 
@@ -35,13 +35,8 @@ def write_cache(path: str | Path, encoder: EncoderIdentity, texts: Sequence[str]
     path = Path(path)
     if not texts or len(set(texts)) < len(texts):
         raise ValueError(f"{path} needs at least one text and each only once, got {len(texts)}, {len(set(texts))} of them different")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        _write(unfinished, encoder, texts, features)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(path) as temporary:
+        _write(temporary, encoder, texts, features)
 
 
 def merge(sources: Sequence[Path], path: Path) -> None:

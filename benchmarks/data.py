@@ -40,7 +40,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from benchmarks.tokenizer import conditions
 from datamodules import CachedLatents, ClipDataModule, StreamedLatents, VideoFolder
-from datamodules.clips.manifest import Row
+from datamodules.clips.manifest import ClipRecord
 from datamodules.decoding.reader import read_clip
 from datamodules.latents.litdata_format import litdata
 from modules import LitVideoAR
@@ -66,7 +66,7 @@ def small_tokenizer() -> VideoTokenizer:
     return VideoTokenizer(bits=48, channels=16, multipliers=(1, 1, 1, 1), blocks=1, patch=2, groups=4)
 
 
-def write_cache(folder: Path, clips: ClipDataModule, rows: list[Row], tokenizer: VideoTokenizer) -> None:
+def write_cache(folder: Path, clips: ClipDataModule, rows: list[ClipRecord], tokenizer: VideoTokenizer) -> None:
     """Random latents for all clips, with their captions."""
     latent = tokenizer.latent_shape(clips.clip)
     plan = CachePlan(
@@ -99,7 +99,7 @@ class Bench:
         self.options, self.tokenizer = options, small_tokenizer()
         self.folder = folder
         self.clips = self.source("clips")
-        self.rows = self.clips.dataset("train").rows  # type: ignore[attr-defined]
+        self.rows = self.clips.dataset("train").records  # type: ignore[attr-defined]
         (folder / "cache").mkdir()
         write_cache(folder / "cache", self.clips, self.rows, self.tokenizer)
         self.names = ["clips", "cache"]

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.clips.class_folders import read_rows
-from datamodules.clips.manifest import Row
+from datamodules.clips.class_folders import read_records
+from datamodules.clips.manifest import ClipRecord
 from datamodules.clips.unreadable import read_guarded
 from datamodules.decoding.frames import UnreadableVideo
 from modules.geometry import Clip
@@ -105,7 +105,7 @@ def _counts(values: dict[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in values.items())
 
 
-def check(rows: Sequence[Row], plan: Plan, out: Path, *, whole: bool, workers: int, time_limit: float) -> dict[str, Any]:
+def check(rows: Sequence[ClipRecord], plan: Plan, out: Path, *, whole: bool, workers: int, time_limit: float) -> dict[str, Any]:
     """Examines all files of a manifest and writes ``report.json`` and ``ratios.png``; returns the report."""
     found = examine_all(list(dict.fromkeys(row.path for row in rows)), whole, workers, time_limit)
     report = summary(rows, found, plan)
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         clip = Clip(given.frames, given.height, given.width, given.fps)
         names = ("batch_size", "processes", "held_out_fraction", "bits", "temporal_factor", "spatial_factor")
         plan = Plan(clip, **{name: getattr(given, name) for name in names})
-        rows = [row for row in read_rows(given.manifest) if row.has(given.where)]
+        rows = [row for row in read_records(given.manifest) if row.matches(given.where)]
         if not rows:
             raise ValueError(f"no row of {given.manifest} has {given.where}")
         report = check(rows, plan, given.out, whole=not given.first_frames, workers=given.workers, time_limit=given.time_limit)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from datamodules.decoding.frames import DecodeError, at_rate, opened
 from datamodules.decoding.pixels import pixels_of
-from datamodules.decoding.reader import PICTURES, VIDEOS, opened_picture, upright_pixels
+from datamodules.decoding.reader import IMAGES, VIDEOS, opened_image, upright_pixels
 from datamodules.decoding.transforms import CENTRE
 from modules.storage.atomic_files import atomic_write
 
 # What Pillow reads; it may move or not.
-DRAWN = PICTURES | {".gif", ".apng"}
+DRAWN = IMAGES | {".gif", ".apng"}
 
 # All that can be converted.
 SOURCES = DRAWN | VIDEOS
@@ -97,7 +97,7 @@ def convert(source: Path, video: Path, picture: Path, recipe: Recipe) -> Made:
         with opened(source) as (container, stream):
             shown = (pixels_of(frame, recipe.colour) for frame in at_rate(container, stream, recipe.fps))
             return _write_video(video, shown, recipe)
-    with opened_picture(source) as image:
+    with opened_image(source) as image:
         if getattr(image, "n_frames", 1) > 1:
             return _write_video(video, _moving(image, recipe), recipe)
         pixels = recipe.shaped(upright_pixels(image, recipe.colour))

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from datamodules.clips.dataset import fitting_rows
-from datamodules.clips.manifest import Row
+from datamodules.clips.dataset import fitting_records
+from datamodules.clips.manifest import ClipRecord
 from datamodules.clips.video_folder import hold_out
 from datamodules.decoding.frames import DecodeError, every, opened
-from datamodules.decoding.reader import is_picture, probe, shown_size
+from datamodules.decoding.reader import is_image, probe, display_size
 from modules.geometry import Clip
 from modules.storage.latents import bytes_of_latent
 
@@ -99,8 +99,8 @@ def examine(path: Path, whole: bool = True) -> Facts:
     Raises:
         UnreadableVideo: If something is wrong with what is decoded.
     """
-    if is_picture(path) or not whole:
-        found, (height, width) = probe(path), shown_size(path)
+    if is_image(path) or not whole:
+        found, (height, width) = probe(path), display_size(path)
         return Facts(height, width, found.seconds, found.frames, found.fps, even=None)
     with opened(path) as (container, stream):
         times, sizes, end = [], set(), 0.0
@@ -117,7 +117,7 @@ def examine(path: Path, whole: bool = True) -> Facts:
         return Facts(height, width, end, len(times), len(times) / end if end else 0.0, even)
 
 
-def summary(rows: Sequence[Row], found: dict[Path, Facts | str], plan: Plan) -> dict[str, Any]:
+def summary(rows: Sequence[ClipRecord], found: dict[Path, Facts | str], plan: Plan) -> dict[str, Any]:
     """Everything worth knowing about a data set, as JSON has it.
 
     Args:
@@ -125,14 +125,14 @@ def summary(rows: Sequence[Row], found: dict[Path, Facts | str], plan: Plan) -> 
         found: What every file is like, or why it cannot be read.
         plan: What it shall be used for.
     """
-    wrong = {row.place: reason for row in rows if (reason := _wrong(row, found[row.path]))}
-    sound = [row for row in rows if row.place not in wrong]
+    wrong = {row.location: reason for row in rows if (reason := _wrong(row, found[row.path]))}
+    sound = [row for row in rows if row.location not in wrong]
     facts = [fact for fact in found.values() if isinstance(fact, Facts)]
     videos = [fact for fact in facts if fact.fps > 0]
     return {
         "rows": len(rows),
         "files": {"videos": len(videos), "pictures": len(facts) - len(videos), "unreadable": len(found) - len(facts)},
-        "unreadable": [{"row": row.place, "path": row.written, "reason": wrong[row.place]} for row in rows if row.place in wrong],
+        "unreadable": [{"row": row.location, "path": row.listed_path, "reason": wrong[row.location]} for row in rows if row.location in wrong],
         "seconds": {"total": sum(fact.seconds for fact in videos), **_spread(fact.seconds for fact in videos)},
         "frames": {"total": sum(fact.frames for fact in videos), **_spread(fact.frames for fact in videos)},
         "fps": _most(f"{fact.fps:.3f}".rstrip("0").rstrip(".") for fact in videos),
@@ -144,7 +144,7 @@ def summary(rows: Sequence[Row], found: dict[Path, Facts | str], plan: Plan) -> 
     }
 
 
-def _wrong(row: Row, fact: Facts | str) -> str:
+def _wrong(row: ClipRecord, fact: Facts | str) -> str:
     """Why a row gives no clip; "" if it does."""
     if isinstance(fact, str):
         return fact
@@ -177,12 +177,12 @@ def _captions(captions: list[str]) -> dict[str, Any]:
     }
 
 
-def _epoch(rows: list[Row], found: dict[Path, Facts | str], plan: Plan) -> dict[str, Any]:
+def _epoch(rows: list[ClipRecord], found: dict[Path, Facts | str], plan: Plan) -> dict[str, Any]:
     """What training makes of the rows: the same steps as in VideoFolder."""
     lengths = {path: fact.seconds for path, fact in found.items() if isinstance(fact, Facts)}
-    ended = [row if row.end is not None or is_picture(row.path) else replace(row, end=lengths[row.path]) for row in rows]
+    ended = [row if row.end is not None or is_image(row.path) else replace(row, end=lengths[row.path]) for row in rows]
     try:
-        used = fitting_rows(ended, plan.clip)
+        used = fitting_records(ended, plan.clip)
         train, held = hold_out(used, plan.held_out_fraction)
     except ValueError as error:
         return {"clips": 0, "held out": 0, "batches": 0, "trouble": str(error)}

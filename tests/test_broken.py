@@ -18,8 +18,8 @@ from datamodules import VideoFolder
 from datamodules.clips import dataset as clip_dataset
 from datamodules.clips.cropping import FreshViews
 from datamodules.clips.dataset import FolderClips
-from datamodules.clips.manifest import Row
-from datamodules.clips.unreadable import ATTEMPTS, BrokenFiles, Report, Tolerance, read_guarded, stand_ins
+from datamodules.clips.manifest import ClipRecord
+from datamodules.clips.unreadable import ATTEMPTS, BrokenFiles, Report, UnreadablePolicy, read_guarded, replacements
 from datamodules.decoding.frames import UnreadableVideo
 from datamodules.decoding.reader import read_clip
 from datamodules.decoding.subprocess_guard import within
@@ -51,8 +51,8 @@ def reported(folder: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def row(number: int, path: Path = Path("nothing.mp4")) -> Row:
-    return Row(path, str(path), f"clips.jsonl:{number}", caption="", label=None, start=0.0, end=1.0, values={})
+def row(number: int, path: Path = Path("nothing.mp4")) -> ClipRecord:
+    return ClipRecord(path, str(path), f"clips.jsonl:{number}", caption="", label=None, start=0.0, end=1.0, values={})
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def every_fourth_is_broken(path: Path) -> None:
 
 def test_a_large_set_stops_long_before_its_limit_is_reached() -> None:
     def read(limit: float) -> int:
-        broken = BrokenFiles(1_000_000, Tolerance(limit))
+        broken = BrokenFiles(1_000_000, UnreadablePolicy(limit))
         for number in range(3 * ATTEMPTS):
             broken.read(number, row(number, Path(str(number))), every_fourth_is_broken)
         return broken.count
@@ -193,14 +193,14 @@ def test_a_decoder_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch, wo
 def test_all_other_rows_may_stand_in(total: int) -> None:
     for index in range(total):
         for visit in (0, 1):
-            assert sorted(stand_ins(index, visit, total)) == [other for other in range(total) if other != index]
+            assert sorted(replacements(index, visit, total)) == [other for other in range(total) if other != index]
 
 
 def test_no_row_stands_in_for_a_whole_stretch() -> None:
     stretch = range(100, 200)
-    firsts = Counter(next(other for other in stand_ins(index, 0, 1000) if other not in stretch) for index in stretch)
+    firsts = Counter(next(other for other in replacements(index, 0, 1000) if other not in stretch) for index in stretch)
     assert max(firsts.values()) <= 4
-    assert list(stand_ins(5, 0, 1000)) == list(stand_ins(5, 0, 1000)) != list(stand_ins(5, 1, 1000))
+    assert list(replacements(5, 0, 1000)) == list(replacements(5, 0, 1000)) != list(replacements(5, 1, 1000))
 
 
 def test_processes_add_to_one_report(tmp_path: Path, caplog) -> None:

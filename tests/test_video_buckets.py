@@ -14,7 +14,7 @@ from test_reader import turn_clockwise, write_video
 from datamodules import FreshViews, VideoBuckets
 from datamodules.base import StageOverride
 from datamodules.clips.aspect_ratios import lost, nearest_size, published_sizes
-from datamodules.decoding.reader import shown_size
+from datamodules.decoding.reader import display_size
 from modules.geometry import Clip, Pyramid
 
 SIZES = [(16, 16), (12, 20), (20, 12)]
@@ -134,11 +134,11 @@ def test_a_manifest_may_say_what_its_files_measure(manifest: str, tmp_path: Path
 def test_what_a_file_shows_is_measured_upright(tmp_path: Path) -> None:
     turned = write_video(tmp_path / "phone.mp4", [100] * 2)
     turn_clockwise(turned)
-    assert shown_size(write_video(tmp_path / "a.mp4", [100] * 2)) == (48, 64) and shown_size(turned) == (64, 48)
+    assert display_size(write_video(tmp_path / "a.mp4", [100] * 2)) == (48, 64) and display_size(turned) == (64, 48)
     exif = Image.Exif()
     exif[0x0112] = 8
     Image.new("RGB", (30, 20)).save(tmp_path / "phone.jpg", exif=exif)
-    assert shown_size(tmp_path / "phone.jpg") == (30, 20)
+    assert display_size(tmp_path / "phone.jpg") == (30, 20)
 
 
 def test_published_sizes_are_those_of_the_clips_budget() -> None:

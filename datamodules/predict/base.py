@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.decoding.reader import UnreadableVideo, is_picture, probe, read_clip, shown_size
+from datamodules.decoding.reader import UnreadableVideo, is_image, probe, read_clip, display_size
 from datamodules.loaders.distributed import rank_and_world_size
 from datamodules.predict.prompt_files import Prefix, Request
 from modules.batch import KeepsClips, Requests
@@ -56,7 +56,7 @@ class RequestedClips(LightningDataModule, ABC):
             if request.prefix is not None and request.prefix not in self._prefixes:
                 prefix = self._read_prefix(request)
                 self._prefixes[request.prefix] = hashlib.sha256(prefix.numpy().tobytes()).hexdigest()
-                cuts.append(_Cut(f"{request.prefix.path} ({request.place})", *shown_size(request.prefix.path), self.clip))
+                cuts.append(_Cut(f"{request.prefix.path} ({request.place})", *display_size(request.prefix.path), self.clip))
         _tell_of(cuts)
 
     def predict_dataloader(self) -> _Share:
@@ -119,7 +119,7 @@ def _second(prefix: Prefix, clip: Clip) -> float:
     """When the first frame of a prefix is shown."""
     if prefix.start != "last":
         return prefix.start
-    if is_picture(prefix.path):
+    if is_image(prefix.path):
         return 0.0
     about = probe(prefix.path)
     last = about.seconds - 1 / about.fps if about.fps else about.seconds

@@ -27,7 +27,9 @@ def class_folder_records(root: Path) -> list[ClipRecord]:
     records = [_record(root, path) for path in paths if path.suffix.lower() in VIDEOS | IMAGES and not path.name.startswith(".")]
     if not records:
         wanted = "a manifest is a .jsonl file or a folder of folders, one per class"
-        raise ValueError(f"no folder in {root} contains videos or images; {wanted}. python -m scripts.make_manifest creates one from any folder")
+        raise ValueError(
+            f"no folder in {root} contains videos or images; {wanted}. python -m scripts.make_manifest creates one from any folder"
+        )
     return records
 
 

@@ -91,8 +91,15 @@ class VideoBuckets(VideoFolder):
 
     def _report(self, buckets: Buckets, clip: Clip) -> str:
         """Return a table of the fraction of clips and the cropped area per size."""
-        losses = {size: [cropped_fraction(*self._display_sizes[record.listed_path], size) for record in records] for size, records in buckets.items()}
-        alone = [cropped_fraction(*self._display_sizes[record.listed_path], (clip.height, clip.width)) for records in buckets.values() for record in records]
+        losses = {
+            size: [cropped_fraction(*self._display_sizes[record.listed_path], size) for record in records]
+            for size, records in buckets.items()
+        }
+        alone = [
+            cropped_fraction(*self._display_sizes[record.listed_path], (clip.height, clip.width))
+            for records in buckets.values()
+            for record in records
+        ]
         clips, total = len(alone), sum(map(sum, losses.values()))
         lines = [
             f"{clips} clips by size: {total / clips:.1%} of their area is cropped; "

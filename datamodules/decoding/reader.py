@@ -22,7 +22,7 @@ from datamodules.decoding.pixels import WHITE, flattened, pixels_of, upright_siz
 from datamodules.decoding.transforms import CENTRE, Framing
 from modules.geometry import Clip
 
-__all__ = ["IMAGES", "Probe", "UnreadableVideo", "is_image", "probe", "read_clip", "display_size"]
+__all__ = ["IMAGES", "Probe", "UnreadableVideo", "display_size", "is_image", "probe", "read_clip"]
 
 # Exif tag of the orientation, and its values that swap height and width.
 ORIENTATION, TRANSPOSED = 0x0112, {5, 6, 7, 8}

@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.decoding.reader import UnreadableVideo, is_image, probe, read_clip, display_size
+from datamodules.decoding.reader import UnreadableVideo, display_size, is_image, probe, read_clip
 from datamodules.loaders.distributed import rank_and_world_size
 from datamodules.predict.prompt_files import Prefix, Request
 from modules.batch import KeepsClips, Requests

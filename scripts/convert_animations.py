@@ -54,7 +54,10 @@ class Recipe:
             raise ValueError(f"fps must be positive, got {self.fps:g}")
         if self.short_side is not None and self.short_side < 2:
             raise ValueError(f"short_side must be at least 2, got {self.short_side}")
-        ImageColor.getrgb(self.background)
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            raise ValueError(f"background must be a colour name or #rrggbb, got {self.background}") from None
 
     @property
     def colour(self) -> tuple[int, int, int]:

@@ -101,5 +101,5 @@ def test_folders_are_classes_without_any_list(folder: Path) -> None:
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("not in a class")
-    with pytest.raises(ValueError, match=f"no folder in {tmp_path} holds videos or pictures"):
+    with pytest.raises(ValueError, match=f"no folder in {tmp_path} contains videos or images"):
         VideoFolder(CLIP, manifest=str(tmp_path)).setup("fit")

@@ -72,10 +72,10 @@ class VideoFolder(FileClips):
     @property
     def captions(self) -> list[str]:
         """Distinct captions of the training lines that match ``where``, sorted."""
-        return sorted({record.caption for record in self._rows if record.caption and record.matches(self.where)})
+        return sorted({record.caption for record in self._records if record.caption and record.matches(self.where)})
 
     def labels(self) -> list[str | int]:
-        return sorted({record.label for record in self._rows if record.label is not None})  # type: ignore[type-var]
+        return sorted({record.label for record in self._records if record.label is not None})  # type: ignore[type-var]
 
     def train_records(self, clip: Clip) -> list[ClipRecord]:
         if self.val_manifest is not None:
@@ -96,12 +96,12 @@ class VideoFolder(FileClips):
         return hold_out(fitting_records(self._measured, self.clip), self.held_out_fraction)
 
     @cached_property
-    def _rows(self) -> list[ClipRecord]:
+    def _records(self) -> list[ClipRecord]:
         return read_records(self.manifest)
 
     @cached_property
     def _measured(self) -> list[ClipRecord]:
-        return self._measure(self._rows)
+        return self._measure(self._records)
 
     def _measure(self, records: list[ClipRecord]) -> list[ClipRecord]:
         chosen = [record for record in records if record.matches(self.where)]

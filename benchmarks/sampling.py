@@ -35,7 +35,7 @@ from benchmarks.bare import Call, Look, forward, recorded
 from benchmarks.tokenizer import conditions
 from modules.autoregression import Guidance, Sampler
 from modules.geometry import Layout, Pyramid
-from modules.tokenizer import VideoTokenizer, fast_convolutions
+from modules.tokenizer import VideoTokenizer, winograd_convolutions
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
 
 GIB = 2**30
@@ -169,7 +169,7 @@ def decode(options: argparse.Namespace, layout: Layout) -> list[float]:
     settings |= {"bits": options.bits, "temporal_factor": settings["temporal_factor"] if layout.frames > 1 else 1}
     tokenizer = VideoTokenizer(**settings).eval().to(options.device)
     latent = torch.randn(1, tokenizer.bits, layout.frames, *layout.pyramid.sizes[-1], device=options.device)
-    with fast_convolutions():
+    with winograd_convolutions():
         times = [seconds(lambda: tokenizer.decode(latent), latent.device) for _ in range(options.repeats + 1)]
     return times[1:]
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from datamodules.clips.dataset import FolderClips, usable_rows
+from datamodules.clips.dataset import FolderClips, usable_records
 from datamodules.clips.manifest import read_manifest
 from experiments.tables import write_csv
 from modules.geometry import Clip
@@ -102,8 +102,8 @@ def faults(
 
 
 def read(manifest: Path, where: dict, clip: Clip) -> Tensor:
-    """Return all clips of a manifest, cropped from the middle, ``(N, 3, T, H, W)`` uint8."""
-    rows = usable_rows([row for row in read_manifest(manifest) if row.has(where)], clip)
+    """All clips of a manifest, from the middle, ``(N, 3, T, H, W)`` uint8."""
+    rows = usable_records([row for row in read_manifest(manifest) if row.matches(where)], clip)
     clips = FolderClips(rows, clip, {row.label: 0 for row in rows if row.label is not None})
     return torch.stack([clips[number]["video"] for number in range(len(clips))])
 

@@ -232,7 +232,7 @@ class LitVideoAR(LightningModule):
         """Raise ``ValueError`` if the data has latents that were not made by the tokenizer with these weights."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if getattr(data, "encoded", False):
-            data.check_tokenizer(self.tokenizer.identity(weights), source)
+            data.check_tokenizer(self.tokenizer.fingerprint(weights), source)
 
     def _context_source(self, ids: Tensor, layout: Layout) -> ContextSource:
         """Return the source of context bits for a training batch: flipped true bits or sampled bits."""

@@ -51,7 +51,7 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
         path: The run's folder, a checkpoint in it, or exported weights.
         device: Device of the model.
         precision: dtype of the transformer weights, "float32" or "bfloat16".
-        graphs: Whether to generate with CUDA graphs on CUDA devices. Not yet run on a GPU.
+        graphs: True to generate with CUDA graphs on CUDA devices. Not yet run on a GPU.
 
     Raises:
         FileNotFoundError: If there is no checkpoint, or no ``fit.yaml`` in its folder or the one above.

@@ -151,7 +151,7 @@ def test_what_a_cached_run_leaves_can_be_looked_at_and_completed(made: Made, tmp
     assert (tmp_path / "whole/samples/short.mp4").read_bytes() == alone.read_bytes() and (tmp_path / "whole/samples/long.mp4").exists()
 
     other = run("fit", "tokenizer", tmp_path / "other", "--seed_everything", 1)
-    with pytest.raises(ValueError, match=r"other.*last\.ckpt is of another model than .*ar.*last\.ckpt: both have tokenizer\.decoder"):
+    with pytest.raises(ValueError, match=r"other.*last\.ckpt is from another model than .*last\.ckpt: their values of tokenizer\.decoder"):
         compose("videoar", tmp_path, "--init_from", f"[{half},{other}]")
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import checkpoint
-from toy_runs import ROOT, compose, run
+from toy_runs import ROOT, checkpoint, compose, run
 
 from callbacks import LogSpeed
 from callbacks.log_speed import counts

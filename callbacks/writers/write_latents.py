@@ -102,7 +102,7 @@ class WriteLatents(BasePredictionWriter):
         tokenizer: Any = pl_module.tokenizer
         latent = tokenizer.latent_shape(data.clip)
         return CacheHeader(
-            tokenizer=tokenizer.identity(),
+            tokenizer=tokenizer.fingerprint(),
             source=str(sampling_provenance(trainer, pl_module)["checkpoint"]),
             preprocessing=data.preprocessing,
             clip=data.clip,

@@ -13,8 +13,8 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.clips.aspect_ratios import lost
-from datamodules.decoding.reader import UnreadableVideo, is_picture, probe, read_clip, shown_size
+from datamodules.clips.aspect_ratios import cropped_fraction
+from datamodules.decoding.reader import UnreadableVideo, display_size, is_image, probe, read_clip
 from datamodules.loaders.distributed import rank_and_world_size
 from datamodules.predict.prompt_files import Prefix, Request
 from modules.batch import KeepsClips, Requests
@@ -57,9 +57,9 @@ class RequestedClips(LightningDataModule, ABC):
             if request.prefix is not None and request.prefix not in self._prefixes:
                 prefix = self._read_prefix(request)
                 self._prefixes[request.prefix] = hashlib.sha256(prefix.numpy().tobytes()).hexdigest()
-                height, width = shown_size(request.prefix.path)
+                height, width = display_size(request.prefix.path)
                 name = f"{request.prefix.path} ({request.location}), which has {height} x {width} pixels"
-                cropped[name] = lost(height, width, (self.clip.height, self.clip.width))
+                cropped[name] = cropped_fraction(height, width, (self.clip.height, self.clip.width))
         self._log_cropping(cropped)
 
     def predict_dataloader(self) -> RankBatches:
@@ -133,7 +133,7 @@ def _start_seconds(prefix: Prefix, clip: Clip) -> float:
     """Return the time of a prefix's first frame."""
     if prefix.start != "last":
         return prefix.start
-    if is_picture(prefix.path):
+    if is_image(prefix.path):
         return 0.0
     about = probe(prefix.path)
     last = about.seconds - 1 / about.fps if about.fps else about.seconds

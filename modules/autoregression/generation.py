@@ -13,8 +13,8 @@ from torch import Tensor
 from modules.autoregression.long_video import LongVideoStrategy
 from modules.autoregression.sampler import Sampler, SamplingRun
 from modules.geometry import Clip
-from modules.tokenizer import VideoTokenizer, fast_convolutions
-from modules.tokenizer.detokenizer import MISSING
+from modules.tokenizer import VideoTokenizer, winograd_convolutions
+from modules.tokenizer.detokenizer import NO_ENCODER
 from modules.tokenizer.streaming import DecoderState
 from modules.transformer import VideoARTransformer
 
@@ -69,9 +69,9 @@ class Generation:
 
     def check_encoder(self, frames: int, given: bool = False) -> None:
         """Raises ``ValueError`` if a video of so many frames, or behind ``given`` ones, needs an encoder that the tokenizer lacks."""
-        if not self.tokenizer.encodes and (given or self.long_video.encodes(frames)):
+        if not self.tokenizer.has_encoder and (given or self.long_video.encodes(frames)):
             what = "a video that continues given frames" if given else f"a video of {frames} frames, longer than model.long_video.window,"
-            raise ValueError(f"{what} needs the tokenizer's encoder, {MISSING}")
+            raise ValueError(f"{what} needs the tokenizer's encoder, {NO_ENCODER}")
 
     @torch.no_grad()
     def __call__(
@@ -170,7 +170,7 @@ class _WindowRollout:
         return SamplingRun(self.make.sampler, self.make.transformer, ids, layout, self.generators, self.make.long_video.sink)
 
     def _decode(self, latents: list[Tensor], state: DecoderState | None) -> tuple[Tensor, DecoderState]:
-        with fast_convolutions():
+        with winograd_convolutions():
             return self.make.tokenizer.decode_chunk(torch.stack(latents, dim=2), state)
 
     def _ids(self) -> Tensor:

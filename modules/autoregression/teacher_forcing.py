@@ -11,7 +11,7 @@ from torch import Tensor
 from modules.autoregression.corruption import ContextSource
 from modules.geometry import Pyramid
 from modules.tokenizer.bsq import to_bits, to_codes
-from modules.tokenizer.pyramid import Resize, coarse_to_fine, down
+from modules.tokenizer.pyramid import ResizeMode, coarse_to_fine, downsample
 
 
 class TeacherForcingBatch(NamedTuple):
@@ -29,7 +29,7 @@ class TeacherForcingBatch(NamedTuple):
 
 
 @torch.no_grad()
-def teacher_forcing(latent: Tensor, context_source: ContextSource, pyramid: Pyramid, resize: Resize = "area") -> TeacherForcingBatch:
+def teacher_forcing(latent: Tensor, context_source: ContextSource, pyramid: Pyramid, resize: ResizeMode = "area") -> TeacherForcingBatch:
     """Teacher forcing with self-correction.
 
     The context of a scale is built from the *context* bits of the coarser scales (flipped ones, or samples), and its target is the
@@ -52,7 +52,7 @@ def teacher_forcing(latent: Tensor, context_source: ContextSource, pyramid: Pyra
     contexts, targets = [], []
 
     def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
-        bits = to_bits(down(frames - partial, pyramid.sizes[scale]))
+        bits = to_bits(downsample(frames - partial, pyramid.sizes[scale]))
         contexts.append(context)
         targets.append(bits)
         return to_codes(context_bits(scale, bits))
@@ -62,7 +62,7 @@ def teacher_forcing(latent: Tensor, context_source: ContextSource, pyramid: Pyra
     return TeacherForcingBatch(pack(contexts, clips), pack(targets, clips), complete)
 
 
-def opening_contexts(complete: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
+def opening_contexts(complete: Tensor, size: tuple[int, int], resize: ResizeMode) -> Tensor:
     """Context of every frame's first scale: the complete feature of the frame before it, zeros for frame 0.
 
     Args:
@@ -74,7 +74,7 @@ def opening_contexts(complete: Tensor, size: tuple[int, int], resize: Resize) ->
         ``(B * t, d, h_1, w_1)``.
     """
     before = torch.cat([torch.zeros_like(complete[:, :1]), complete[:, :-1]], dim=1)
-    return down(before.flatten(0, 1), size, resize)
+    return downsample(before.flatten(0, 1), size, resize)
 
 
 def pack(scales: list[Tensor], clips: int) -> Tensor:

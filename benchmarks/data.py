@@ -45,7 +45,7 @@ from datamodules.decoding.reader import read_clip
 from datamodules.latents.litdata_format import litdata
 from modules import LitVideoAR
 from modules.geometry import Clip
-from modules.storage.latents import CachedClip, CachePlan, LatentCache, clips_of_shard, plan_path, shard_path, write_shard
+from modules.storage.latents import CachedClip, CacheHeader, LatentCache, clips_of_shard, header_path, shard_path, write_shard
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import TextCondition, VideoARTransformer
 from scripts.stream_latents import write_stream
@@ -69,26 +69,26 @@ def small_tokenizer() -> VideoTokenizer:
 def write_cache(folder: Path, clips: ClipDataModule, rows: list[ClipRecord], tokenizer: VideoTokenizer) -> None:
     """Random latents for all clips, with their captions."""
     latent = tokenizer.latent_shape(clips.clip)
-    plan = CachePlan(
-        tokenizer=tokenizer.identity(),
+    header = CacheHeader(
+        tokenizer=tokenizer.fingerprint(),
         source="random",
         preprocessing=clips.preprocessing,
         clip=clips.clip,
         latent=latent,
         temporal_factor=tokenizer.shape.temporal_factor,
-        numbers="float32",
+        dtype="float32",
         splits={"train": len(rows)},
         same={},
         class_names=[],
         captions=clips.captions,
         clips_per_shard=clips_of_shard(latent, "float32"),
     )
-    plan_path(folder).write_text(plan.to_json())
+    header_path(folder).write_text(header.to_json())
     (folder / "train").mkdir()
-    for shard in plan.shards():
+    for shard in header.shards():
         numbers = range(shard.first, shard.first + shard.count)
         made = [CachedClip(torch.randn(latent), -1, rows[number].caption, number) for number in numbers]
-        write_shard(shard_path(folder, shard.name), plan, shard, made)
+        write_shard(shard_path(folder, shard.name), header, shard, made)
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""When a frame inherits the errors of the frame before it (paper 4.2)."""
+"""Error inheritance from frame to frame, by training step (paper 4.2)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from callbacks.flip_ratio import require_corruption
 class ErrorInheritance(Callback):
     """Switches error inheritance on.
 
-    The first scale of every later latent frame then draws its flip ratio between the one that the last scale of the frame before drew
-    and the upper end of its own range: in sampling, a frame starts from a history that is already wrong.
+    The first scale of every later latent frame then draws its flip ratio between the ratio of the previous frame's last scale and the
+    upper end of its own range: in sampling, a frame starts from a history that already contains errors.
 
     Args:
         start_step: Optimizer step from which errors are inherited; 0 is the paper.
@@ -28,7 +28,7 @@ class ErrorInheritance(Callback):
         self.start_step = start_step
 
     def value(self, step: int) -> bool:
-        """Whether errors are inherited at an optimizer step."""
+        """Return True if errors are inherited at an optimizer step."""
         return step >= self.start_step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

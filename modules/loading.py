@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from argparse import ArgumentError
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from modules.renames import check_config
 from modules.storage.exported import read_about
 from modules.storage.tensor_file import check_is_file
 from modules.tokenizer import VideoTokenizer
-from modules.transformer.decoding.precision import Precision
+from modules.transformer.execution import Precision
 from modules.user_errors import user_error
 from modules.videoar import VideoAR
 
@@ -41,8 +40,6 @@ TRAINING_ARGUMENTS = {
 }
 KINDS: dict[str, type[nn.Module]] = {"LitVideoAR": LitVideoAR, "LitTokenizer": LitTokenizer}
 
-log = logging.getLogger(__name__)
-
 
 def load(path: str | Path, device: str = "cpu", precision: Precision = "float32", graphs: bool = False) -> VideoAR:
     """Load the autoregressive model of a run of ``train.py fit`` or of ``scripts.export``, with its tokenizer, ready to generate.
@@ -53,10 +50,8 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
     Args:
         path: The run's folder, a checkpoint in it, or exported weights.
         device: Device of the model.
-        precision: Precision of the transformer's weights: "float32"; "bfloat16"; "auto", which is bfloat16 on CUDA and on CPUs where
-            matrix products are faster in it; or "int8", 8 bits for the weights of the blocks and "auto" for the rest. The log states what
-            was chosen.
-        graphs: Whether to generate with CUDA graphs on CUDA devices. Not yet run on a GPU.
+        precision: dtype of the transformer weights, "float32" or "bfloat16".
+        graphs: True to generate with CUDA graphs on CUDA devices. Not yet run on a GPU.
 
     Raises:
         FileNotFoundError: If there is no checkpoint, or no ``fit.yaml`` in its folder or the one above.
@@ -67,9 +62,7 @@ def load(path: str | Path, device: str = "cpu", precision: Precision = "float32"
     model: Any = build_with_weights(config["model"], checkpoint, device)
     transformer = model.transformer
     transformer.execution = replace(transformer.execution, precision=precision, graphs=graphs)
-    numbers = transformer.numbers()
-    transformer.hold(numbers)
-    log.info("%s generates in %s", checkpoint, numbers)
+    transformer.cast_weights(transformer.execution.dtype)
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
 
 

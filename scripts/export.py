@@ -115,7 +115,7 @@ def describe(model: dict[str, Any], clip: Clip, weights: Mapping[str, Tensor], c
         "parameters": {
             part: sum(value.numel() for value in whole.parameters()) for part, whole in network.named_children() if part in NETWORKS
         },
-        "tokenizer_sha256": tokenizer.identity(
+        "tokenizer_sha256": tokenizer.fingerprint(
             {name.removeprefix("tokenizer."): value for name, value in weights.items() if name.startswith("tokenizer.")}
         ),
         "origin": {name: version(name) for name in ("torch", "lightning")},

@@ -151,7 +151,7 @@ def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: b
         training = make()
     memory, work = tokenizer_memory_of(make, clip, bf16), tokenizer_work_of(training, clip)
     own = sum(parameter.numel() for parameter in training.tokenizer.parameters())
-    critics = f", its critics {training.trained - own:,}" if training.adversary else ""
+    critics = f", its discriminators {training.trained - own:,}" if training.adversary else ""
     frozen = {"network of the perceptual loss": training.frozen} if training.perceptual else {}
     return Sized(f"tokenizer {own:,} parameters{critics}", training.tokenizer.layout(clip), memory, work, frozen)
 

@@ -11,7 +11,7 @@ import torch
 from conftest import count_parameters
 from latent_runs import CACHED, make
 from test_cli import AVERAGED
-from test_weights import Evil
+from test_init_from import Evil
 from toy_runs import CONFIGS, compose, run, weights
 
 from modules import load, load_tokenizer
@@ -106,7 +106,7 @@ def test_a_tokenizer_leaves_its_run_without_its_critics(tokenizer: Path, tmp_pat
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     assert torch.equal(whole(video).video, again(video).video) and not any(value.requires_grad for value in again.parameters())
     about = json.loads(about_path(path).read_text())
-    assert about["tokenizer_sha256"] == again.identity() and about["parameters"] == {"tokenizer": count_parameters(again)}
+    assert about["tokenizer_sha256"] == again.fingerprint() and about["parameters"] == {"tokenizer": count_parameters(again)}
     for task in ("tokenizer", "videoar"):
         start = compose(task, tmp_path / task, "--init_from", path).model.tokenizer.state_dict()
         assert all(torch.equal(value, start[name]) for name, value in again.state_dict().items())
@@ -116,7 +116,12 @@ def test_a_tokenizer_leaves_its_run_without_its_critics(tokenizer: Path, tmp_pat
 
 def test_the_tokenizer_of_a_model_is_known_by_the_same_hashes(folder: Path, exported: Path) -> None:
     known = json.loads(about_path(exported).read_text())["tokenizer_sha256"]
-    assert load_tokenizer(folder).identity() == load_tokenizer(exported).identity() == load(folder).generation.tokenizer.identity() == known
+    assert (
+        load_tokenizer(folder).fingerprint()
+        == load_tokenizer(exported).fingerprint()
+        == load(folder).generation.tokenizer.fingerprint()
+        == known
+    )
     assert known.keys() == {"encoder", "decoder"}
 
 
@@ -124,11 +129,11 @@ def test_a_model_trained_over_latents_leaves_its_run_without_an_encoder(tmp_path
     made = make(tmp_path / "made")
     run("fit", "videoar", tmp_path / "run", *CACHED, "--data.folder", made.latents, "--init_from", made.model)
     about = export(tmp_path / "run", out=tmp_path / "half.safetensors")
-    assert about["tokenizer_sha256"] == {"decoder": load_tokenizer(made.model).identity()["decoder"]}
+    assert about["tokenizer_sha256"] == {"decoder": load_tokenizer(made.model).fingerprint()["decoder"]}
     half, there = load(tmp_path / "half.safetensors"), load(tmp_path / "run")
     assert torch.equal(half.generate("3 left", seed=3), there.generate("3 left", seed=3))
     for options in ({"frames": 13}, {"prefix": torch.zeros(3, 1, 16, 16, dtype=torch.uint8)}):
-        with pytest.raises(ValueError, match="the tokenizer's encoder, which this model is built without"):
+        with pytest.raises(ValueError, match="the tokenizer's encoder, which this model does not have"):
             half.generate("3 left", **options)
 
 

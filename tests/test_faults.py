@@ -114,7 +114,7 @@ def test_sigterm_saves_the_step_and_says_that_the_run_is_not_finished(tmp_path: 
     # The learning rate depends on the last step alone, and neither run reaches it.
     whole, parts, stop = tmp_path / "whole", tmp_path / "parts", f"--trainer.callbacks.step={step + 3}"
     for folder in (whole, parts):
-        run("fit", "videoar", folder, *LONG, "--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.politely=True", stop)
+        run("fit", "videoar", folder, *LONG, "--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.graceful=True", stop)
     compare(*(folder / "checkpoints/last.ckpt" for folder in (whole, parts)))
 
 

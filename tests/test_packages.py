@@ -33,6 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "modules.autoregression": {"modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.metrics": {"modules.metrics", "modules.geometry", "modules.storage"},
     "modules.training.fsdp": {"modules.training", "modules.storage", "modules.transformer"},
+    "modules.training.guarded_step": {"modules.training.nonfinite_steps"},
+    "modules.training.tokenizer_checks": {"modules.training.precision"},
     "modules.training": {"modules.training", "modules.storage", "modules.transformer"},
     "modules.planning": {"modules.planning", "modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
     "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
@@ -65,6 +67,8 @@ ALLOWED: dict[str, set[str]] = {
 WITH_LIGHTNING = {
     "modules.user_errors",
     "modules.training.fsdp",
+    "modules.training.guarded_step",
+    "modules.training.tokenizer_checks",
     "modules.lit_tokenizer",
     "modules.lit_videoar",
     "datamodules",

@@ -11,8 +11,7 @@ import pytest
 import torch
 import yaml
 from lightning import LightningModule, Trainer
-from test_cli import checkpoint
-from toy_runs import CONFIGS, ROOT, TESTS, arguments, compose, run, weights
+from toy_runs import CONFIGS, ROOT, TESTS, arguments, checkpoint, compose, run, weights
 
 from callbacks import CompileBlocks
 from modules import load
@@ -20,7 +19,7 @@ from scripts.export import export
 
 # Nothing that draws other numbers in other processes.
 STILL = ("--model.condition_dropout", 0, "--trainer.callbacks", "null", "--trainer.max_steps", 4, "--ckpt_path", "last")
-STOP = ("--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.step=1", "--trainer.callbacks.politely=True")
+STOP = ("--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.step=1", "--trainer.callbacks.graceful=True")
 
 
 def together(folder: Path, overlay: str, *more: object) -> Path:

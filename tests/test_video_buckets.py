@@ -82,7 +82,7 @@ def test_a_size_that_fills_no_batch_is_given_up(manifest: str, monkeypatch: pyte
     assert sizes == {(16, 16), (12, 20)}
     as_process(monkeypatch, 0, 2)
     data = buckets(manifest, batch_size=6)
-    assert {size for size, _, _ in batches(data, 20)} == {(16, 16)} and len(data.streams()) == 1
+    assert {size for size, _, _ in batches(data, 20)} == {(16, 16)} and len(data.sources()) == 1
     with pytest.raises(ValueError, match=r"22 training clips \(16 x 16\) do not fill one batch of 24"):
         buckets(manifest, batch_size=12).train_dataloader()
 

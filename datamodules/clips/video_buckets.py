@@ -18,7 +18,7 @@ from datamodules.clips.video_folder import VideoFolder
 from datamodules.decoding.reader import UnreadableVideo, display_size
 from datamodules.jsonl import value_of
 from datamodules.loaders.distributed import rank_and_world_size
-from datamodules.loaders.sources import Stream
+from datamodules.loaders.sources import DataSource
 from modules.geometry import Clip
 
 Buckets = dict[Size, list[ClipRecord]]
@@ -68,18 +68,18 @@ class VideoBuckets(VideoFolder):
     def train_clips(self) -> list[Clip]:
         return [_at(phase.clip, size) for phase in self.phases for size in self.sizes_of(phase.clip)]
 
-    def streams_of(self, phase: Phase) -> list[Stream]:
-        """Return a stream per size, weighted by its number of clips."""
+    def sources_of(self, phase: Phase) -> list[DataSource]:
+        """Return a source per size, weighted by its number of clips."""
         records = self.train_records(phase.clip)
         _, world = rank_and_world_size()
         buckets = fill_buckets(records, self._display_sizes, self.sizes_of(phase.clip), phase.batch_size * world)
         rank_zero_info(self._report(buckets, phase.clip))
-        streams = []
+        sources = []
         for (height, width), own in buckets.items():
             name = ", ".join(filter(None, (phase.name, f"{height} x {width}")))
             dataset = self.train_set(own, _at(phase.clip, (height, width)), total=len(records))
-            streams.append(Stream(dataset, phase.batch_size, self.seed, name))
-        return streams
+            sources.append(DataSource(dataset, phase.batch_size, self.seed, name))
+        return sources
 
     @cached_property
     def _display_sizes(self) -> dict[str, Size]:

@@ -11,7 +11,7 @@ Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixel
 
 All kinds take turns in one process, and ratios are taken turn by turn, as other programs may slow down the machine; also of processor time
 (of this process and of all that it started; Linux), which is about what the same work takes when nothing else runs. ``--train`` trains a
-model on latents and on clips (which a small random tokenizer then encodes) and reports the fraction of the time that it waited for the next batch.
+model on latents and on clips (which a small random tokenizer then encodes) and reports the fraction of the time spent waiting for batches.
 Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
 """
 

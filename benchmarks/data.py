@@ -1,4 +1,4 @@
-"""How fast clips come from files, from a cache of their latents and from a stream of it, and how long a model waits for them.
+"""Throughput of clips from files, of cached and streamed latents, and the time that a model waits for them.
 
     python -m benchmarks.data --manifest clips/captions.jsonl --frames 25 --height 128 --width 128 --out runs/data
     python -m benchmarks.data --manifest clips/captions.jsonl --frames 25 --height 128 --width 128 --train --layers 12 --width_of_model 768
@@ -6,12 +6,12 @@
 *Bare* opens the same files with PyAV one after the other, decodes their first ``--frames`` frames and turns them into RGB arrays with
 ``to_ndarray``, nothing else; frames of another size than ``--height`` and ``--width`` it resizes (bicubic) until they cover that. Give the
 length and rate that the files have: clips are then their first frames, and no seeking is compared with none. *Tuned* is the same loop with
-one ``VideoReformatter`` for all files, which ``to_ndarray`` makes anew for every frame. *Read* is what a loader calls for every clip.
+one ``VideoReformatter`` for all files, which ``to_ndarray`` makes anew for every frame. *Read* calls ``read_clip`` alone.
 Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives.
 
 All kinds take turns in one process, and ratios are taken turn by turn, as other programs may slow down the machine; also of processor time
 (of this process and of all that it started; Linux), which is about what the same work takes when nothing else runs. ``--train`` trains a
-model on latents and on clips (which a small random tokenizer then encodes) and says which share of the time it waited for the next batch.
+model on latents and on clips (which a small random tokenizer then encodes) and reports the fraction of the time spent waiting for batches.
 Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
 """
 
@@ -92,7 +92,7 @@ def write_cache(folder: Path, clips: ClipDataModule, rows: list[ClipRecord], tok
 
 
 class Bench:
-    """One set of clips in all its kinds."""
+    """Loaders of one set of clips in all kinds."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         torch.set_num_threads(options.threads)
@@ -118,7 +118,7 @@ class Bench:
         return {"cache": CachedLatents, "stream": StreamedLatents}[name](clip, folder=str(self.folder / name), **settings)
 
     def kinds(self) -> dict[str, Callable[[], None]]:
-        """What takes turns; each gives ``--clips`` clips."""
+        """Return the measured functions; each loads ``--clips`` clips."""
         tuned = VideoReformatter()
         return {
             "bare": partial(self.bare, VideoReformatter),

@@ -102,7 +102,7 @@ def faults(
 
 
 def read(manifest: Path, where: dict, clip: Clip) -> Tensor:
-    """All clips of a manifest, from the middle, ``(N, 3, T, H, W)`` uint8."""
+    """Return all clips of a manifest, cropped from the middle, ``(N, 3, T, H, W)`` uint8."""
     rows = usable_records([row for row in read_manifest(manifest) if row.matches(where)], clip)
     clips = FolderClips(rows, clip, {row.label: 0 for row in rows if row.label is not None})
     return torch.stack([clips[number]["video"] for number in range(len(clips))])

@@ -163,7 +163,7 @@ def test_processes_share_the_batches(monkeypatch, world):
         ({"condition": "a", "name": "first"}, 'the name "first" is already taken by .*:1'),
         ({"condition": "a", "prefix": "gone.mp4"}, "gone.mp4: there is no such file"),
         ({"condition": "a", "prefix": "prompts.jsonl"}, "Invalid data"),
-        ({"condition": "a", "prefix": "start.png", "prefix_frames": 2}, "a picture has one frame"),
+        ({"condition": "a", "prefix": "start.png", "prefix_frames": 2}, "an image has one frame"),
         ({"condition": "a", "prefix": "start.png", "prefix_frames": 9}, "a prefix of 9 frames leaves nothing to generate in a clip of 9"),
         (
             {"condition": "a", "prefix": "short.mp4", "prefix_frames": 5},
@@ -173,7 +173,7 @@ def test_processes_share_the_batches(monkeypatch, world):
         ({"condition": "a", "prefix_start": 2}, '"prefix_start" is 2.0, but there is no prefix'),
         ({"condition": "a", "prefix": "short.mp4", "prefix_start": "end"}, '"prefix_start" must be a time .* or "last", got \'end\''),
         ({"condition": "a", "prefix": "short.mp4", "prefix_start": -1}, '"prefix_start" must be a time of the prefix'),
-        ({"condition": "a", "prefix": "start.png", "prefix_start": 1}, "a picture has one frame, at 0 s"),
+        ({"condition": "a", "prefix": "start.png", "prefix_start": 1}, "an image has one frame, at 0 s"),
         ({"condition": "a", "then": "b"}, '"then" must be a list like .* increasing times above 0, got "b"'),
         ({"condition": "a", "then": [["b", 1.0]]}, r'"then" must be a list like .* got \[\["b", 1.0\]\]'),
         ({"condition": "a", "then": [[0, "b"]]}, r"increasing times above 0, got \[\[0,"),

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.transformer.decoding.precision import Int8Linear
-
 ATTENTION = "modules.transformer.attention.attention.F.scaled_dot_product_attention"
 
 
@@ -91,14 +89,14 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
         return plain(query, key, value, attn_mask=attn_mask)
 
     def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        assert isinstance(layer, nn.Linear | Int8Linear)
+        assert isinstance(layer, nn.Linear)
         # Under autocast the product is one of the output's type, not of the weight's.
         if layer not in weights:
             weights[layer] = layer.weight.detach().to(output.dtype)
         bias = None if layer.bias is None else layer.bias.detach().to(output.dtype)
         found.append(Product(weights[layer], bias, torch.randn(inputs[0].shape, device=output.device).to(output.dtype)))
 
-    hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, nn.Linear | Int8Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in model.modules() if isinstance(layer, nn.Linear)]
     with patch(ATTENTION, look):
         yield found
     for hook in hooks:

@@ -35,7 +35,7 @@ from benchmarks.bare import Call, Look, forward, recorded
 from benchmarks.tokenizer import conditions
 from modules.autoregression import Guidance, Sampler
 from modules.geometry import Layout, Pyramid
-from modules.tokenizer import VideoTokenizer, fast_convolutions
+from modules.tokenizer import VideoTokenizer, winograd_convolutions
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
 
 GIB = 2**30
@@ -64,8 +64,7 @@ class Bench:
         model = VideoARTransformer(options.bits, lambda width: ClassCondition(width, (2,) * options.condition), **settings)
         self.transformer = model.eval().requires_grad_(False).to(self.device)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.numbers = self.transformer.numbers()
-        self.transformer.hold(self.numbers)
+        self.transformer.cast_weights(execution.dtype)
         self.sampler = Sampler(Guidance() if options.guidance else Guidance(1.0, 1.0, 1.0, 1.0))
         self.layout = Layout(Pyramid.of(options.grid, options.grid), options.frames)
 
@@ -126,7 +125,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 times[name] += [taken] * bool(turn)
     steps, rate, read = bench.layout.frames * bench.layout.pyramid.scales, reading_rate(bench.device), bytes_read(bench, calls)
     return {
-        "numbers": str(bench.numbers),
+        "numbers": options.precision,
         "parameters": bench.parameters,
         "steps": steps,
         "tokens": bench.layout.tokens,
@@ -170,7 +169,7 @@ def decode(options: argparse.Namespace, layout: Layout) -> list[float]:
     settings |= {"bits": options.bits, "temporal_factor": settings["temporal_factor"] if layout.frames > 1 else 1}
     tokenizer = VideoTokenizer(**settings).eval().to(options.device)
     latent = torch.randn(1, tokenizer.bits, layout.frames, *layout.pyramid.sizes[-1], device=options.device)
-    with fast_convolutions():
+    with winograd_convolutions():
         times = [seconds(lambda: tokenizer.decode(latent), latent.device) for _ in range(options.repeats + 1)]
     return times[1:]
 
@@ -225,7 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8", "auto"], default="float32")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--graphs", action="store_true", help="by CUDA graphs, token by token too")
     parser.add_argument(
         "--leave_out", nargs="*", choices=["tokens", "all_tokens", "cacheless", "decode"], default=[], help="what takes too long"

@@ -55,7 +55,7 @@ class FlipRatioSchedule(Callback):
         start_step: int = 0,
         end_step: int | None = None,
     ) -> None:
-        BitCorruption(p_min, p_max, delta, delta_min)  # checks the values
+        BitCorruption(p_min, p_max, delta, delta_min=delta_min)  # checks the values
         check_ramp(ramp, start_step, end_step)
         self.final = FlipRatios(p_min, p_max, delta, delta if delta_min is None else delta_min)
         self.ramp, self.start_step, self.end_step = ramp, start_step, end_step
@@ -113,10 +113,10 @@ def check_start_step(name: str, start_step: int, max_steps: int) -> None:
 
 
 def require_corruption(callback: Callback, pl_module: LightningModule) -> Corrupts:
-    """The module, known to corrupt bits.
+    """Return the module, typed as one that corrupts bits.
 
     Raises:
-        TypeError: If it does not.
+        TypeError: If it has no ``corruption``.
     """
     if not isinstance(pl_module, Corrupts):
         raise TypeError(f"{type(callback).__name__} needs a model with a `corruption`; {type(pl_module).__name__} has none")

@@ -8,7 +8,7 @@ from modules.autoregression import BitCorruption, Generation, Guidance, ReEncodi
 from modules.autoregression.teacher_forcing import opening_contexts
 from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
-from modules.tokenizer.pyramid import Resize
+from modules.tokenizer.pyramid import ResizeMode
 from modules.transformer import VideoARTransformer
 from modules.transformer.decoding.state import Decoding
 
@@ -33,7 +33,7 @@ def generators(*seeds: int) -> list[torch.Generator]:
 
 @pytest.mark.parametrize("resize", ["area", "bilinear"])
 @pytest.mark.parametrize("corruption", [BitCorruption(), Flips()])
-def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize: Resize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize: ResizeMode, monkeypatch: pytest.MonkeyPatch) -> None:
     """An oracle in the transformer's place answers with the taught bits, flipped: every input must be the teacher's, bit for bit."""
     batch_tokens, transformer = teacher_forcing(latents(), corruption, LAYOUT.pyramid, resize), make_transformer(resize=resize)
     seen, remembered = [], []
@@ -169,9 +169,9 @@ def test_where_a_guided_run_has_strength_1_its_bits_are_those_of_no_guidance(tra
 
 def test_guidance_has_the_papers_corners() -> None:
     ucf = Guidance()
-    assert [ucf.strength(0, 0), ucf.strength(1, 0), ucf.strength(0, 1), ucf.strength(1, 1), ucf.strength(0.5, 0)] == [1, 5, 10, 10, 3]
+    assert [ucf.weight_at(0, 0), ucf.weight_at(1, 0), ucf.weight_at(0, 1), ucf.weight_at(1, 1), ucf.weight_at(0.5, 0)] == [1, 5, 10, 10, 3]
     text = Guidance(5, 4, 4, 3)
-    assert [text.strength(0, 0), text.strength(1, 1), text.strength(0.5, 0.5)] == [5, 3, 4]
+    assert [text.weight_at(0, 0), text.weight_at(1, 1), text.weight_at(0.5, 0.5)] == [5, 3, 4]
 
 
 def test_given_frames_are_kept_bit_for_bit(transformer: VideoARTransformer, tokenizer: VideoTokenizer) -> None:

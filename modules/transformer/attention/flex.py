@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from modules.transformer.attention.caching import outside_graphs
-
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -38,7 +36,7 @@ def _kernel(compiled: bool) -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
 
 
-@outside_graphs
+@torch.compiler.disable
 def make_flex(visible: Tensor, block: Tensor) -> Flex:
     """Attention over tokens of the given blocks.
 

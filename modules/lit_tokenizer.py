@@ -154,10 +154,14 @@ class LitTokenizer(LightningModule):
 
     def preview(self, batch: VideoBatch) -> dict[str, Tensor]:
         """Original and reconstructed clips, uint8 ``(B, 3, T, H, W)``."""
-        return {"real": to_uint8(batch["video"]), "reconstructed": self.reconstruct(batch)[0]}
+        return {"real": to_uint8(batch["video"]), "reconstructed": self.reconstruct(batch)}
+
+    def reconstruct(self, batch: VideoBatch) -> Tensor:
+        """Return the clips of a batch through the bits, uint8 ``(B, 3, T, H, W)``."""
+        return self._reconstruct(batch)[0]
 
     @torch.no_grad()
-    def reconstruct(self, batch: VideoBatch) -> tuple[Tensor, Quantized]:
+    def _reconstruct(self, batch: VideoBatch) -> tuple[Tensor, Quantized]:
         """Reconstruct the clips of a batch; return uint8 video and the quantised latent, whose bits are computed in float32."""
         quantized = self.tokenizer.quantize(self.tokenizer.encode_for_tokens(to_unit(batch["video"])))
         with winograd_convolutions():
@@ -204,7 +208,7 @@ class LitTokenizer(LightningModule):
 
     def _update_scores(self, batch: VideoBatch) -> Tensor:
         """Reconstruct a batch, add it to the scores and return the reconstruction."""
-        video, quantized = self.reconstruct(batch)
+        video, quantized = self._reconstruct(batch)
         self.scores.update(video, to_uint8(batch["video"]), quantized.bits, quantized.residual_energy)
         return video
 

@@ -179,7 +179,7 @@ def test_bfloat16_trains_and_measures_the_bits_of_float32(tmp_path: Path) -> Non
     video = torch.randint(256, (2, 3, 5, 16, 16), dtype=torch.uint8)
     plain = module.tokenizer.quantize(module.tokenizer.encode(to_unit(video))).bits
     with torch.autocast("cpu", torch.bfloat16):
-        _, quantized = module.reconstruct({"video": video, "label": video, "caption": [], "index": video})
+        _, quantized = module._reconstruct({"video": video, "label": video, "caption": [], "index": video})
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(quantized.bits, plain, strict=True))
 
 

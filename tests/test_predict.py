@@ -142,7 +142,7 @@ def test_a_prefix_of_another_shape_is_cut_and_told(predict: Predictions, caplog:
     Image.fromarray(np.full((40, 64, 3), 80, np.uint8)).save(predict.folder / "wide.png")
     with caplog.at_level("INFO"):
         predict(predict.prompts({"condition": "3 left", "prefix": "wide.png"}))
-    (told,) = [line for line in caplog.messages if "another shape" in line]
+    (told,) = [line for line in caplog.messages if "another aspect ratio" in line]
     assert (
         "1 of 1" in told and "16 x 16" in told and "wide.png" in told and "prompts.jsonl:1" in told and "40 x 64" in told and "38%" in told
     )
@@ -156,7 +156,7 @@ def test_a_prefix_of_another_shape_is_cut_and_told(predict: Predictions, caplog:
         ({"condition": "3 left", "frames": 7}, r"prompts\.jsonl:2: a clip must have 1 \+ 4 \* n frames, got 7; the nearest are 5 and 9"),
         (
             {"condition": "3 left", "prefix": "wide.png", "prefix_frames": 5, "frames": 9},
-            r"prompts\.jsonl:2: .*wide\.png: a picture has one",
+            r"prompts\.jsonl:2: .*wide\.png: an image has one",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 """How much memory a training step of the transformer needs: computed for every size and stage, measured where that fits.
 
-    python -m benchmarks.memory --out docs/memory
+    python -m benchmarks.memory --out docs/results/memory
 
 Computed are the weights, their gradients and AdamW's two averages, 16 bytes per parameter, and every tensor that the forward pass keeps
 for the backward pass, counted by running it on tensors without content. With activation checkpointing that is what the blocks keep, and

@@ -1,6 +1,6 @@
 """How trained models of moving digits drift over videos much longer than those of training, by every way to grow.
 
-    python -m experiments.drift corrected=runs/demo/4_long_clips plain=runs/plain --out docs/drift
+    python -m experiments.drift corrected=runs/demo/4_long_clips plain=runs/plain --out docs/results/drift
 
 Every run makes one clip per class and way: by encoding the last frames again, by keeping tokens, and by keeping tokens and the first
 latent frame. Frame by frame: the share of clips whose digit is read right, the sharpness (mean difference of neighbouring pixels) and the

@@ -1,6 +1,6 @@
 """Which faults of videos a Fréchet distance sees, as multiples of its floor.
 
-    python -m experiments.faults --manifest fluent128/captions.jsonl --where '{skin_tone_variant: false}' --out docs/faults
+    python -m experiments.faults --manifest fluent128/captions.jsonl --where '{skin_tone_variant: false}' --out docs/results/faults
 
 Real videos are split into two halves by chance, five times. One half stays as it is, the other gets a fault; the distance of the two is
 divided by that of the halves as they are. Writes ``<out>.csv`` and prints a table: mean factor, and the least one over the five splits

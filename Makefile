@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help ablation demo lint format test
+.PHONY: help ablation demo lint format test test-all
 
 help: ## what can be made
 	@grep -hE '^[a-z_.]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -23,11 +23,15 @@ format: .venv/installed ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A file's tests stay in one process, as they share what they have made.
+# Tests of a file stay in one process, because they share fixtures. Files run in the order of tests/conftest.py, long ones first.
 PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations=15
 
-test: .venv/installed ## all tests that need no accelerator
-	$(BIN)/python -m pytest -m "not gpu" --numprocesses $(PROCESSES) --dist loadfile
+test: .venv/installed ## the quick tests, in a few minutes; no accelerator needed
+	$(PYTEST) -m "not gpu and not slow"
+
+test-all: .venv/installed ## all tests that need no accelerator, killed and parallel runs too
+	$(PYTEST) -m "not gpu"
 
 # The demo: every stage is a plain train.py line. A stage that was interrupted goes on from its last checkpoint; a finished one is kept.
 RUNS ?= runs/demo

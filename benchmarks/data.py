@@ -1,4 +1,4 @@
-"""How fast clips come from files, from a cache of their latents and from a stream of it, and how long a model waits for them.
+"""Throughput of clips from files, of cached and streamed latents, and the time that a model waits for them.
 
     python -m benchmarks.data --manifest clips/captions.jsonl --frames 25 --height 128 --width 128 --out runs/data
     python -m benchmarks.data --manifest clips/captions.jsonl --frames 25 --height 128 --width 128 --train --layers 12 --width_of_model 768
@@ -6,12 +6,12 @@
 *Bare* opens the same files with PyAV one after the other, decodes their first ``--frames`` frames and turns them into RGB arrays with
 ``to_ndarray``, nothing else; frames of another size than ``--height`` and ``--width`` it resizes (bicubic) until they cover that. Give the
 length and rate that the files have: clips are then their first frames, and no seeking is compared with none. *Tuned* is the same loop with
-one ``VideoReformatter`` for all files, which ``to_ndarray`` makes anew for every frame. *Read* is what a loader calls for every clip, but
-in this process. Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives.
+one ``VideoReformatter`` for all files, which ``to_ndarray`` makes anew for every frame. *Read* calls ``read_clip`` alone.
+Latents are random, of the shape that a tokenizer with 48 bits and 16 x 16 pixels and 4 frames per token gives.
 
 All kinds take turns in one process, and ratios are taken turn by turn, as other programs may slow down the machine; also of processor time
 (of this process and of all that it started; Linux), which is about what the same work takes when nothing else runs. ``--train`` trains a
-model on latents and on clips (which a small random tokenizer then encodes) and says which share of the time it waited for the next batch.
+model on latents and on clips (which a small random tokenizer then encodes) and reports the fraction of the time spent waiting for batches.
 Prints a Markdown table; ``--out`` writes it and everything measured as JSON.
 """
 
@@ -40,12 +40,12 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from benchmarks.tokenizer import conditions
 from datamodules import CachedLatents, ClipDataModule, StreamedLatents, VideoFolder
-from datamodules.clips.manifest import Row
+from datamodules.clips.manifest import ClipRecord
 from datamodules.decoding.reader import read_clip
 from datamodules.latents.litdata_format import litdata
 from modules import LitVideoAR
 from modules.geometry import Clip
-from modules.storage.latents import CachedClip, CachePlan, LatentCache, clips_of_shard, plan_path, shard_path, write_shard
+from modules.storage.latents import CachedClip, CacheHeader, LatentCache, clips_of_shard, header_path, shard_path, write_shard
 from modules.tokenizer import VideoTokenizer
 from modules.transformer import TextCondition, VideoARTransformer
 from scripts.stream_latents import write_stream
@@ -53,7 +53,7 @@ from scripts.stream_latents import write_stream
 KINDS = {
     "bare": "bare PyAV loop",
     "tuned": "bare PyAV loop, tuned",
-    "read": "clips read (read_clip, in this process)",
+    "read": "clips read (read_clip)",
     "clips": "clips decoded (VideoFolder)",
     "cache": "latents from the cache (CachedLatents)",
     "stream": "latents from LitData (StreamedLatents)",
@@ -66,48 +66,48 @@ def small_tokenizer() -> VideoTokenizer:
     return VideoTokenizer(bits=48, channels=16, multipliers=(1, 1, 1, 1), blocks=1, patch=2, groups=4)
 
 
-def write_cache(folder: Path, clips: ClipDataModule, rows: list[Row], tokenizer: VideoTokenizer) -> None:
+def write_cache(folder: Path, clips: ClipDataModule, rows: list[ClipRecord], tokenizer: VideoTokenizer) -> None:
     """Random latents for all clips, with their captions."""
     latent = tokenizer.latent_shape(clips.clip)
-    plan = CachePlan(
-        tokenizer=tokenizer.identity(),
+    header = CacheHeader(
+        tokenizer=tokenizer.fingerprint(),
         source="random",
         preprocessing=clips.preprocessing,
         clip=clips.clip,
         latent=latent,
         temporal_factor=tokenizer.shape.temporal_factor,
-        numbers="float32",
+        dtype="float32",
         splits={"train": len(rows)},
         same={},
         class_names=[],
         captions=clips.captions,
         clips_per_shard=clips_of_shard(latent, "float32"),
     )
-    plan_path(folder).write_text(plan.to_json())
+    header_path(folder).write_text(header.to_json())
     (folder / "train").mkdir()
-    for shard in plan.shards():
+    for shard in header.shards():
         numbers = range(shard.first, shard.first + shard.count)
         made = [CachedClip(torch.randn(latent), -1, rows[number].caption, number) for number in numbers]
-        write_shard(shard_path(folder, shard.name), plan, shard, made)
+        write_shard(shard_path(folder, shard.name), header, shard, made)
 
 
 class Bench:
-    """One set of clips in all its kinds."""
+    """Loaders of one set of clips in all kinds."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         torch.set_num_threads(options.threads)
         self.options, self.tokenizer = options, small_tokenizer()
         self.folder = folder
         self.clips = self.source("clips")
-        self.rows = self.clips.dataset("train").rows  # type: ignore[attr-defined]
+        self.records = self.clips.dataset("train").records  # type: ignore[attr-defined]
         (folder / "cache").mkdir()
-        write_cache(folder / "cache", self.clips, self.rows, self.tokenizer)
+        write_cache(folder / "cache", self.clips, self.records, self.tokenizer)
         self.names = ["clips", "cache"]
         if installed():
             write_stream(LatentCache(folder / "cache"), str(folder / "stream"))
             self.names.append("stream")
         self._batches = {name: forever(self.source(name).train_dataloader()) for name in self.names}
-        self._files = itertools.cycle(random.Random(0).sample([row.path for row in self.rows], len(self.rows)))
+        self._files = itertools.cycle(random.Random(0).sample([row.path for row in self.records], len(self.records)))
 
     def source(self, name: str, max_frames: int = 10**6) -> ClipDataModule:
         options = self.options
@@ -118,7 +118,7 @@ class Bench:
         return {"cache": CachedLatents, "stream": StreamedLatents}[name](clip, folder=str(self.folder / name), **settings)
 
     def kinds(self) -> dict[str, Callable[[], None]]:
-        """What takes turns; each gives ``--clips`` clips."""
+        """Return the measured functions; each loads ``--clips`` clips."""
         tuned = VideoReformatter()
         return {
             "bare": partial(self.bare, VideoReformatter),
@@ -199,7 +199,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     processor[name].append(busy() - begun)
         waiting = {name: bench.waiting(name) for name in ("cache", "clips")} if options.train else {}
         latent = bench.tokenizer.latent_shape(bench.clips.clip)
-        return {"files": len(bench.rows), "latent": latent, "seconds": seconds, "processor": processor, "waiting": waiting}
+        return {"files": len(bench.records), "latent": latent, "seconds": seconds, "processor": processor, "waiting": waiting}
 
 
 def table(results: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Kills a training again and again, also while it writes its checkpoint, and compares what comes out with a run that nobody killed.
+"""Kills a training repeatedly, also while it writes a checkpoint, and compares the result with that of an uninterrupted run.
 
     python -m benchmarks.kill --kills 20 --out runs/kill
 
@@ -7,14 +7,12 @@ checkpoint is on the disk, the others at a random moment. Refused is a start tha
 between two checkpoints, and a final checkpoint (weights, optimizer, schedules) that differs from the uninterrupted run's in a single
 bit.
 
-``tests/stress_resume.py`` asks another question, what every step sees when processes and workers change, and needs sessions of several
-fresh processes. Here one process is forked from one that has imported everything, so that a kill costs a second, and ends itself in the
-midst of writing. Little more than a call of ``kill`` would be shared.
+``tests/stress_resume.py`` checks instead which clips every step sees when the numbers of processes and workers change. Here each run is
+forked from a process that has imported everything, so a kill costs about a second.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import multiprocessing
@@ -30,6 +28,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from scripts.cli import run
 from train import main as train
 
 ROOT = Path(__file__).parent.parent
@@ -159,22 +158,24 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--every", type=int, default=5, help="steps between two checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the two runs")
-    given = parser.parse_args()
-    found = stress(given.out, given.kills, given.steps, given.every, given.seed)
-    (given.out / "kills.json").write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+def kill_benchmark(*, out: Path, kills: int = 20, steps: int = 600, every: int = 5, seed: int = 0) -> None:
+    """Kill a training repeatedly and compare its result with that of an uninterrupted run.
+
+    Args:
+        out: Folder of the two runs.
+        kills: Number of kills.
+        steps: Steps of the training.
+        every: Steps between two checkpoints.
+        seed: Seed of the moments at which it is killed.
+    """
+    found = stress(out, kills, steps, every, seed)
+    (out / "kills.json").write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
     cut, lost = sum(one.while_writing for one in found), max(one.reached - one.saved for one in found)
     sys.stdout.write(f"{len(found)} kills, {cut} of them while a checkpoint was written; at most {lost} steps lost; results equal\n")
 
 
 if __name__ == "__main__":
-    # Under its own name, by which the runs import the callback: they must share the counter.
-    from benchmarks import kill as this
+    # Imported under its own name, as the runs import the callback: both must share the counter.
+    from benchmarks.kill import kill_benchmark as command
 
-    this.main()
+    run(command)

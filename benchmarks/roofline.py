@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.transformer import Execution, VideoARTransformer
-from modules.transformer.decoding.precision import Int8Linear
 
 ATTENTION = "modules.transformer.attention.attention.F.scaled_dot_product_attention"
 
@@ -82,7 +81,7 @@ def recorded(model: VideoARTransformer) -> Iterator[list[Call]]:
     """Record every linear layer and attention of the passes of ``model``, in order, with random operands of the same sizes.
 
     The model runs with default execution options meanwhile: calls within a replayed CUDA graph or FlexAttention cannot be observed, and
-    their products are the same. A layer with 8-bit weights is recorded as the product in its inputs' dtype, without the conversion.
+    their products are the same.
     """
     found: list[Call] = []
     weights: dict[nn.Module, Tensor] = {}  # converted once per layer
@@ -93,14 +92,14 @@ def recorded(model: VideoARTransformer) -> Iterator[list[Call]]:
         return plain(query, key, value, attn_mask=attn_mask)
 
     def linear(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        assert isinstance(layer, nn.Linear | Int8Linear)
+        assert isinstance(layer, nn.Linear)
         # Under autocast the product has the output's dtype, not the weight's.
         if layer not in weights:
             weights[layer] = layer.weight.detach().to(output.dtype)
         bias = None if layer.bias is None else layer.bias.detach().to(output.dtype)
         found.append(Product(weights[layer], bias, torch.randn(inputs[0].shape, device=output.device).to(output.dtype)))
 
-    hooks = [layer.register_forward_hook(linear) for layer in model.modules() if isinstance(layer, nn.Linear | Int8Linear)]
+    hooks = [layer.register_forward_hook(linear) for layer in model.modules() if isinstance(layer, nn.Linear)]
     execution, model.execution = model.execution, Execution()
     try:
         with patch(ATTENTION, attention):

@@ -31,7 +31,7 @@ from benchmarks.common import add_model_options, conditions, model_size, seconds
 from benchmarks.roofline import Attention, Call, forward, recorded
 from modules.autoregression import Guidance, Sampler
 from modules.geometry import Layout, Pyramid
-from modules.tokenizer import VideoTokenizer, fast_convolutions
+from modules.tokenizer import VideoTokenizer, winograd_convolutions
 from modules.transformer import ClassCondition, Execution, VideoARTransformer
 
 GIB = 2**30
@@ -56,8 +56,7 @@ class Bench:
         model = VideoARTransformer(options.bits, lambda width: ClassCondition(width, (2,) * options.condition), **settings)
         self.transformer = model.eval().requires_grad_(False).to(self.device)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.numbers = self.transformer.numbers()
-        self.transformer.hold(self.numbers)
+        self.transformer.cast_weights(execution.dtype)
         self.sampler = Sampler(Guidance() if options.guidance else Guidance(1.0, 1.0, 1.0, 1.0))
         self.layout = Layout(Pyramid.of(options.grid, options.grid), options.frames)
 
@@ -116,7 +115,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 times[name] += [taken] * bool(turn)
     steps, rate, read = bench.layout.frames * bench.layout.pyramid.scales, reading_rate(bench.device), bytes_read(bench, calls)
     return {
-        "numbers": str(bench.numbers),
+        "numbers": options.precision,
         "parameters": bench.parameters,
         "steps": steps,
         "tokens": bench.layout.tokens,
@@ -150,7 +149,7 @@ def decode(options: argparse.Namespace, layout: Layout) -> list[float]:
     settings |= {"bits": options.bits, "temporal_factor": settings["temporal_factor"] if layout.frames > 1 else 1}
     tokenizer = VideoTokenizer(**settings).eval().to(options.device)
     latent = torch.randn(1, tokenizer.bits, layout.frames, *layout.pyramid.sizes[-1], device=options.device)
-    with fast_convolutions():
+    with winograd_convolutions():
         times = [seconds(lambda: tokenizer.decode(latent), latent.device) for _ in range(options.repeats + 1)]
     return times[1:]
 
@@ -196,7 +195,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--history", choices=["all_scales", "last_scale"], default="all_scales")
     parser.add_argument("--condition", type=int, default=1, help="tokens of the condition")
     parser.add_argument("--guidance", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8", "auto"], default="float32")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--graphs", action="store_true", help="with CUDA graphs, token by token too")
     parser.add_argument(
         "--leave_out", nargs="*", choices=["tokens", "all_tokens", "cacheless", "decode"], default=[], help="variants to skip"

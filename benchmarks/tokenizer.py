@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.common import conditions, write_results
 from modules.tokenizer import VideoTokenizer
-from modules.tokenizer.winograd.conv import fast_convolutions
+from modules.tokenizer.winograd.conv import winograd_convolutions
 
 DIRECTIONS = ("encode", "decode")
 PLAIN = "float32, contiguous"
@@ -45,7 +45,7 @@ class Variant:
 def variants(device: str) -> dict[str, Variant]:
     ways = {PLAIN: Variant(torch.contiguous_format), "float32, channels last": Variant()}
     if device == "cpu":
-        ways["float32, channels last, fast convolutions"] = Variant(inside=fast_convolutions)
+        ways["float32, channels last, fast convolutions"] = Variant(inside=winograd_convolutions)
     else:
         ways["tf32, channels last"] = Variant(tf32=True)
     ways["bfloat16 by autocast, channels last"] = Variant(inside=lambda: torch.autocast(device, torch.bfloat16))

@@ -1,4 +1,4 @@
-"""When and how much: schedules over the steps of a run, and what a run leaves behind."""
+"""Callbacks: schedules over training steps, evaluation, checkpoints, and files written by a run."""
 
 from callbacks.checkpoint.last_checkpoint import LastCheckpoint
 from callbacks.compile_blocks import CompileBlocks

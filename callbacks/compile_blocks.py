@@ -1,4 +1,4 @@
-"""Compilation of what a training spends its time in."""
+"""Compilation of the transformer's blocks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class CompileBlocks(Callback):
-    """Compiles every block of the transformer (``torch.compile``), in training and wherever else it runs; weights keep their names.
+    """Compiles every block of the transformer (``torch.compile``), for training and inference; weights keep their names.
 
-    All blocks are alike, so one graph serves them all; compiled one by one they also go with activation checkpointing and sharding.
+    All blocks have the same structure and share one graph. Compiling them separately is compatible with activation checkpointing and
+    FSDP.
 
     Args:
-        backend: Of ``torch.compile``; "eager" traces the graphs without making code of them.
+        backend: Backend of ``torch.compile``; "eager" traces the graphs without generating code.
     """
 
     def __init__(self, backend: str = "inductor") -> None:

@@ -1,4 +1,4 @@
-"""How fast a training is, how much of its device it uses, and how much memory it takes."""
+"""Throughput, device utilisation and memory of a training."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ GIB = 2**30
 
 
 class LogSpeed(Callback):
-    """Logs ``speed/clips_per_second`` (all processes), ``speed/memory_gib`` (the most so far, on a CPU of the whole process) and, for
-    models with a transformer, ``speed/tokens_per_second``, ``speed/tflops`` per device and their share of what the device can do,
-    ``speed/mfu``. Counted is the arithmetic of the transformer, forward and backward, without what is computed again and without the
-    tokenizer; time is that of whole steps, loading included and validation left out.
+    """Logs ``speed/clips_per_second`` (all processes), ``speed/memory_gib`` (peak; on a CPU that of the process) and, for models with a
+    transformer, ``speed/tokens_per_second``, ``speed/tflops`` per device and ``speed/mfu``, the fraction of the device's peak.
 
-    Lightning's ThroughputMonitor assumes batches of one size and takes peaks for granted that hold for sparse matrices only.
+    Operations are those of the transformer, forward and backward, without recomputation and without the tokenizer. Time is that of whole
+    steps, data loading included and validation excluded. Lightning's ThroughputMonitor assumes batches of one size and takes peaks that
+    hold for sparse matrices only.
 
     Args:
-        tflops: What a device can do in the precision of the training, 10^12 operations per second (an H100: 989 in bf16); without it no
-            share is logged.
-        window: Steps that are averaged.
+        tflops: Peak of a device in the precision of the training, 10^12 operations per second (an H100: 989 in bf16); without it no
+            ``speed/mfu`` is logged.
+        window: Number of steps to average over.
 
     Raises:
-        ValueError: If one of them is not positive.
+        ValueError: If an argument is not positive.
     """
 
     def __init__(self, tflops: float | None = None, window: int = 20) -> None:
@@ -39,7 +39,7 @@ class LogSpeed(Callback):
         self.tflops, self.window = tflops, window
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Time at the end of a batch, and the clips, tokens and operations of it.
+        # Time at the end of a batch, and its clips, tokens and operations.
         self._ends: deque[tuple[float, int, int, int]] = deque([(time.monotonic(), 0, 0, 0)], maxlen=self.window + 1)
         self._paused = 0.0
 
@@ -47,23 +47,23 @@ class LogSpeed(Callback):
         self._pause = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if hasattr(self, "_paused"):  # not in the check before training
+        if hasattr(self, "_paused"):  # not during the sanity check
             self._paused += time.monotonic() - self._pause
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._ends.append((time.monotonic() - self._paused, *counts(pl_module, batch)))
         seconds = self._ends[-1][0] - self._ends[0][0]
-        clips, tokens, operations = (sum(end[place] for end in list(self._ends)[1:]) / max(seconds, 1e-9) for place in (1, 2, 3))
-        found = {"clips_per_second": clips * trainer.world_size, "memory_gib": memory(pl_module.device) / GIB}
+        clips, tokens, operations = (sum(end[column] for end in list(self._ends)[1:]) / max(seconds, 1e-9) for column in (1, 2, 3))
+        speeds = {"clips_per_second": clips * trainer.world_size, "memory_gib": memory(pl_module.device) / GIB}
         if tokens:
-            found |= {"tokens_per_second": tokens * trainer.world_size, "tflops": operations / 1e12}
+            speeds |= {"tokens_per_second": tokens * trainer.world_size, "tflops": operations / 1e12}
         if tokens and self.tflops:
-            found["mfu"] = operations / 1e12 / self.tflops
-        pl_module.log_dict({f"speed/{name}": float(value) for name, value in found.items()})
+            speeds["mfu"] = operations / 1e12 / self.tflops
+        pl_module.log_dict({f"speed/{name}": float(value) for name, value in speeds.items()})
 
 
 def counts(pl_module: LightningModule, batch: Any) -> tuple[int, int, int]:
-    """Clips of a batch, the tokens to predict in it, and the operations of a training step with it."""
+    """Return clips, predicted tokens and operations of a training step with a batch."""
     clips = len(batch["index"])
     if not hasattr(pl_module, "transformer"):
         return clips, 0, 0
@@ -74,7 +74,7 @@ def counts(pl_module: LightningModule, batch: Any) -> tuple[int, int, int]:
 
 
 def memory(device: torch.device) -> int:
-    """Bytes that tensors took at most; on a CPU, those of the process."""
+    """Return the peak of allocated bytes on the device; on a CPU, of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

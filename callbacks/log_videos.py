@@ -1,4 +1,4 @@
-"""Clips to look at while a model learns."""
+"""Contact sheets of validation clips during training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor
 
-from callbacks.writers.media import contact_sheet, write_picture
+from callbacks.writers.media import contact_sheet, write_png
 from modules.batch import LatentBatch, VideoBatch
 
 Batch = VideoBatch | LatentBatch
@@ -21,20 +21,20 @@ Batch = VideoBatch | LatentBatch
 
 @runtime_checkable
 class Previews(Protocol):
-    """A module that shows what it makes of a batch: named videos ``(B, 3, T, H, W)`` uint8."""
+    """Module that makes named videos ``(B, 3, T, H, W)`` uint8 for a batch."""
 
     def preview(self, batch: Batch) -> dict[str, Tensor]: ...
 
 
 class LogVideos(Callback):
-    """Logs what the model makes of the first validation clips, one contact sheet per kind of video.
+    """Logs the model's videos for the first validation clips, one contact sheet per kind of video.
 
-    Weights & Biases and TensorBoard get the sheets as pictures. Without either they become
-    ``<default_root_dir>/pictures/step_<step>_<kind>.png``.
+    Weights & Biases and TensorBoard receive the sheets as images. Without either they are written to
+    ``<default_root_dir>/images/step_<step>_<kind>.png``.
 
     Args:
-        every_n_validations: Log at every n-th validation of a run, beginning with the first.
-        clips: Number of clips, at most the first batch.
+        every_n_validations: Log at every n-th validation of a run, starting with the first.
+        clips: Number of clips, limited to the first batch.
 
     Raises:
         ValueError: If an argument is below 1.
@@ -47,7 +47,7 @@ class LogVideos(Callback):
         self._validations = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ``TypeError`` if the model has nothing to show."""
+        """Raises ``TypeError`` if the model makes no previews."""
         if stage in ("fit", "validate") and not isinstance(pl_module, Previews):
             raise TypeError(f"LogVideos needs a model with a method `preview`; {type(pl_module).__name__} has none")
 
@@ -65,36 +65,31 @@ class LogVideos(Callback):
         self._validations += 1
         if (self._validations - 1) % self.every_n_validations:
             return
-        shown = first_clips(batch, self.clips)
+        first = cast(Batch, {name: value[: self.clips] for name, value in batch.items()})  # type: ignore[index]
         assert isinstance(pl_module, Previews)
-        # On every process, as a sharded model computes with all of them. Looking must not change what is drawn in training.
+        # On every process, as FSDP needs all of them. Random draws here must not change those of the training.
         with isolate_rng(), torch.no_grad(), trainer.precision_plugin.val_step_context():
-            videos = pl_module.preview(shown)
+            videos = pl_module.preview(first)
         if trainer.is_global_zero:
             for kind, clips in videos.items():
-                log_picture(trainer, kind, contact_sheet(list(clips), captions(shown)))
-
-
-def first_clips(batch: Batch, clips: int) -> Batch:
-    """The first clips of a batch, at most ``clips``."""
-    return cast(Batch, {name: value[:clips] for name, value in batch.items()})  # type: ignore[index]
+                log_image(trainer, kind, contact_sheet(list(clips), captions(first)))
 
 
 def captions(batch: Batch) -> list[str]:
-    """A text per clip: its caption, else its class, else its number."""
+    """Return a text per clip: its caption, else its class, else its index."""
     clips = zip(batch["caption"], batch["label"].tolist(), batch["index"].tolist(), strict=True)
     return [caption or (f"class {label}" if label >= 0 else f"clip {index}") for caption, label, index in clips]
 
 
-def log_picture(trainer: Trainer, kind: str, picture: Image.Image) -> None:
-    """Give a picture to every logger that takes one, or write it to a file if none does."""
-    step, taken = trainer.global_step, False
+def log_image(trainer: Trainer, kind: str, image: Image.Image) -> None:
+    """Pass an image to every logger that takes images, or write it to a file if none does."""
+    step, logged = trainer.global_step, False
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(f"val/{kind}", [picture], step)
-            taken = True
+            logger.log_image(f"val/{kind}", [image], step)
+            logged = True
         elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(f"val/{kind}", np.asarray(picture), step, dataformats="HWC")
-            taken = True
-    if not taken:
-        write_picture(Path(trainer.default_root_dir) / "pictures" / f"step_{step:07d}_{kind}.png", picture)
+            logger.experiment.add_image(f"val/{kind}", np.asarray(image), step, dataformats="HWC")
+            logged = True
+    if not logged:
+        write_png(Path(trainer.default_root_dir) / "images" / f"step_{step:07d}_{kind}.png", image)

@@ -1,4 +1,4 @@
-"""What is seen: sources of clips."""
+"""Data modules: clips, latents of clips, and requests for prediction."""
 
 from datamodules.base import ClipDataModule, StageOverride
 from datamodules.clips.cropping import FixedViews, FreshViews

@@ -1,4 +1,4 @@
-"""What every source of clips has in common: sizes, seeds and loaders. Children say which clips there are."""
+"""Base class of the data modules of clips: sizes, seeds, phases and loaders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 
 from datamodules.loaders.resumable import HeldOutLoader, ResumableLoader
 from datamodules.loaders.shards import ShardLoader
-from datamodules.loaders.sources import Stream
+from datamodules.loaders.sources import DataSource
 from modules.batch import LatentBatch, VideoBatch
 from modules.geometry import Clip
 
@@ -23,10 +23,10 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class StageOverride:
-    """What training clips measure before a step of the run; what is not given is as in the data module's own clip.
+    """Size of the training clips before a step of the run; values that are not given are those of the data module.
 
     Args:
-        frames: Number of video frames, 1 for pictures.
+        frames: Number of video frames, 1 for images.
         height: Height in pixels.
         width: Width in pixels.
         fps: Frames per second.
@@ -41,7 +41,7 @@ class StageOverride:
 
 
 class Phase(NamedTuple):
-    """What training clips measure before the step ``end``, and how many a step takes of them per process."""
+    """Size and per-process batch size of the training clips before the step ``end``."""
 
     end: float
     clip: Clip
@@ -49,7 +49,7 @@ class Phase(NamedTuple):
 
     @property
     def name(self) -> str:
-        """When it is, for errors; "" for the last one."""
+        """Name for error messages; "" for the last phase."""
         return "" if math.isinf(self.end) else f"before step {self.end}"
 
 
@@ -59,16 +59,16 @@ class ClipDataModule(LightningDataModule, ABC):
     The items of a data set are ``{"video": uint8 (3, T, H, W), "label": int, "caption": str, "index": int}``.
 
     Args:
-        clip: What a clip measures: those held out, those to generate, and those to train on, unless ``milestones`` says otherwise.
+        clip: Size of held-out clips, of clips to generate, and of training clips unless ``milestones`` overrides it.
         batch_size: Clips per process and step.
         workers: Worker processes per loader; 0 loads in the main process.
         seed: Seed of the training order.
-        milestones: What training clips measure before a step, by the step, for growth inside of one run:
-            ``{500: {frames: 1, batch_size: 32}, 2000: {frames: 9}}`` trains on pictures up to step 500, on 9 frames up to step 2000 and
-            then on ``clip``. Steps are batches of the loader: with accumulated gradients an optimizer's step takes several.
+        milestones: Size of the training clips before a step, by step, to grow clips within one run:
+            ``{500: {frames: 1, batch_size: 32}, 2000: {frames: 9}}`` trains on images up to step 500, on 9 frames up to step 2000 and
+            then on ``clip``. Steps are batches of the loader: with gradient accumulation an optimizer step takes several.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1, ``workers`` is negative or ``milestones`` holds a step below 1.
+        ValueError: If ``batch_size`` is below 1, ``workers`` is negative or ``milestones`` has a step below 1.
     """
 
     def __init__(
@@ -90,79 +90,79 @@ class ClipDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def dataset(self, split: str, clip: Clip | None = None) -> Sized:
-        """The clips of "train", "val" or "test" as a map-style data set; of length 0 where a split has none.
+        """Return the clips of "train", "val" or "test" as a map-style data set, of length 0 for an empty split.
 
         Args:
             split: Name of the split.
-            clip: What they measure, if not what ``self.clip`` says.
+            clip: Size of the clips; ``self.clip`` if not given.
         """
 
     def reference(self, split: str) -> Sized:
-        """The clips of a split that results are compared with, in which nothing is drawn by chance."""
+        """Return the clips of a split without random augmentation, as reference of an evaluation."""
         return self.dataset(split)
 
     @property
     @abstractmethod
     def class_names(self) -> list[str]:
-        """Names of the classes by class id; empty if the clips have no classes."""
+        """Class names by class id; empty if the clips have no classes."""
 
     @property
     @abstractmethod
     def captions(self) -> list[str]:
-        """Training captions, or a sample that covers their words; empty if the clips have none."""
+        """Training captions, or a sample with the same vocabulary; empty if the clips have none."""
 
     @property
     def train_clips(self) -> list[Clip]:
-        """All that training clips may measure in the course of a run."""
+        """All sizes of training clips in a run."""
         return [phase.clip for phase in self.phases]
 
     @property
     def changing(self) -> bool:
-        """Whether a training clip may look different every time that it comes around, so that nothing is gained from remembering it."""
+        """True if training clips differ from visit to visit (random augmentation), so caching their latents is useless."""
         return False
 
     @property
     def encoded(self) -> bool:
-        """Whether there are latents, in place of videos."""
+        """True if batches have latents instead of videos."""
         return False
 
     def setup(self, stage: str) -> None:
-        """Makes the data sets of a stage; what is wrong with them is said here, before anything is trained."""
+        """Create the data sets of a stage, so that errors in the data end a run before training."""
         if stage == "fit":
-            self.streams()
+            self.sources()
         for split in {"fit": ("val",), "validate": ("val",), "test": ("test",)}.get(stage, ()):
             self.dataset(split)
 
-    def streams(self) -> list[Stream]:
-        """All that training batches are made of in the course of a run; every batch comes from one of them."""
-        return [stream for phase in self._streams for stream in phase]
+    def sources(self) -> list[DataSource]:
+        """Return the sources of all phases of a run; every training batch comes from one of them."""
+        return [source for phase in self._phase_sources for source in phase]
 
-    def shares(self, step: int) -> list[float]:
-        """Every stream's share of the batches around a step; together 1."""
-        now = next(number for number, phase in enumerate(self.phases) if step < phase.end)
-        weights = [[len(stream.dataset) / stream.batch_size for stream in streams] for streams in self._streams]
-        return [weight / sum(row) if number == now else 0.0 for number, row in enumerate(weights) for weight in row]
+    def weights(self, step: int) -> list[float]:
+        """Return the fraction of batches of every source around a step; the sum is 1."""
+        current = next(number for number, phase in enumerate(self.phases) if step < phase.end)
+        epochs = [[len(source.dataset) / source.batch_size for source in sources] for sources in self._phase_sources]
+        return [size / sum(row) if number == current else 0.0 for number, row in enumerate(epochs) for size in row]
 
-    def streams_of(self, phase: Phase) -> list[Stream]:
-        """What training batches are made of in a phase, each with a share that fits its number of clips."""
+    def sources_of(self, phase: Phase) -> list[DataSource]:
+        """Return the sources of a phase, weighted by their number of clips."""
         dataset = self.dataset("train") if phase.clip == self.clip else self.dataset("train", phase.clip)
-        return [Stream(dataset, phase.batch_size, self.seed, phase.name)]
+        return [DataSource(dataset, phase.batch_size, self.seed, phase.name)]
 
     @cached_property
-    def _streams(self) -> list[list[Stream]]:
-        return [self.streams_of(phase) for phase in self.phases]
+    def _phase_sources(self) -> list[list[DataSource]]:
+        return [self.sources_of(phase) for phase in self.phases]
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled and exact after a resume; raises ``ValueError`` if the clips do not fill one batch of all processes."""
-        loader = ResumableLoader(self.streams(), collate, shares=self.shares, workers=self.workers, seed=self.seed)
+        """Return the shuffled, resumable loader; raises ``ValueError`` if the clips do not fill one batch of all processes."""
+        loader = ResumableLoader(self.sources(), collate, weights=self.weights, workers=self.workers, seed=self.seed)
         if self._restored:
             loader.load_state_dict(self._restored)
             self._restored = {}
         self._train_loader = loader
         return loader
 
-    # Lightning keeps the loader's state too, but leaves it out when a checkpoint from the end of an epoch is resumed without max_steps,
-    # and when configure_optimizers asks for trainer.estimated_stepping_batches.
+    # Lightning also saves the loader's state, but does not restore it when a checkpoint from the end of an epoch is resumed without
+    # max_steps, or when configure_optimizers reads trainer.estimated_stepping_batches.
     def state_dict(self) -> dict[str, Any]:
         return self._train_loader.state_dict() if self._train_loader else {}
 
@@ -176,23 +176,23 @@ class ClipDataModule(LightningDataModule, ABC):
         return self._held_out("test")
 
     def predict_dataloader(self) -> ShardLoader:
-        """All clips of all splits in order, for a tokenizer to encode; raises ``ValueError`` if there is more to see than these."""
+        """Return all clips of all splits in order, to be encoded; raises ``ValueError`` if training sees other clips too."""
         if self.changing:
-            raise ValueError("clips that change from visit to visit cannot be encoded once and for all: leave datamodules.FreshViews out")
+            raise ValueError("clips that change from visit to visit cannot be encoded once: remove datamodules.FreshViews")
         if others := [clip for clip in self.train_clips if clip != self.clip]:
-            said = ", ".join(f"{name} {value:g}" for name, value in asdict(others[0]).items())
-            raise ValueError(f"clips are encoded at the size of data.clip, and some have {said}: encode every size in a folder of its own")
+            size = ", ".join(f"{name} {value:g}" for name, value in asdict(others[0]).items())
+            raise ValueError(f"clips are encoded at the size of data.clip, but some have {size}: encode each size into a separate folder")
         stored = {split: dataset for split in SPLITS if split not in self.same_splits and len(dataset := self.dataset(split))}
         return ShardLoader(stored, collate, batch_size=self.batch_size, workers=self.workers)
 
     @property
     def same_splits(self) -> dict[str, str]:
-        """Splits that are the same as another one."""
+        """Splits that are identical to another split, mapped to that split."""
         return {"test": "val"} if self.dataset("test") is self.dataset("val") else {}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What decides, besides ``clip``, which pixels every clip has, as plain values; latents of clips go by it."""
+        """Settings that, together with ``clip``, determine the pixels of every clip, as plain values; stored with cached latents."""
         return {"source": type(self).__name__, "seed": self.seed}
 
     def _held_out(self, split: str) -> Iterable[VideoBatch | LatentBatch]:
@@ -201,12 +201,12 @@ class ClipDataModule(LightningDataModule, ABC):
 
 
 def _phases(clip: Clip, batch_size: int, milestones: dict[int, StageOverride]) -> list[Phase]:
-    """The phases of a run in their order; the last one has no end."""
+    """Return the phases of a run in order; the last one has no end."""
     phases = []
-    for step, beginning in sorted(milestones.items()):
+    for step, override in sorted(milestones.items()):
         if step < 1:
             raise ValueError(f"milestones: steps are at least 1, got {step}")
-        given = {name: value for name, value in asdict(beginning).items() if value is not None}
+        given = {name: value for name, value in asdict(override).items() if value is not None}
         size = given.pop("batch_size", batch_size)
         phases.append(Phase(step, replace(clip, **given), size))
     phases.append(Phase(math.inf, clip, batch_size))
@@ -217,12 +217,12 @@ def _phases(clip: Clip, batch_size: int, milestones: dict[int, StageOverride]) -
 
 
 def collate(items: list[dict]) -> VideoBatch | LatentBatch:
-    """Stacks the items of a data set into a batch; they have either a video or a latent."""
-    said = {
+    """Stack the items of a data set, which have either a "video" or a "latent", into a batch."""
+    labels = {
         "label": torch.tensor([item["label"] for item in items], dtype=torch.int64),
         "caption": [item["caption"] for item in items],
         "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
     }
     if "latent" in items[0]:
-        return LatentBatch(latent=torch.stack([item["latent"] for item in items]), **said)
-    return VideoBatch(video=torch.stack([item["video"] for item in items]), **said)
+        return LatentBatch(latent=torch.stack([item["latent"] for item in items]), **labels)
+    return VideoBatch(video=torch.stack([item["video"] for item in items]), **labels)

@@ -1,20 +1,18 @@
-"""The paper's Table 4 on moving digits: which mechanism keeps a video longer than those it was trained on together?
+"""Ablation of the paper's Table 4 on moving digits: mechanisms against drift beyond the trained length.
 
     python -m experiments.ablation --tokenizer runs/demo/2_video_tokenizer/checkpoints/last.ckpt --out runs/ablation
 
-Trains a small transformer on clips of 5 frames without any of the mechanisms, for every seed and architecture, and goes on from it with
-clips of 17 frames for every row and two lengths of training, all with equal compute: a row whose step costs more takes fewer steps.
-Compute is counted in tokens that pass through the model, once forward and twice backward. Every model then makes clips of 65 frames,
-almost four times the longest it was trained on, two of each class by keeping tokens and one by encoding the last frames of a window
-again, and a template matcher reads the digit and its motion in every frame. Every run is one of ``train.py fit`` and two of ``train.py
-predict``, called within one process to save their imports and to encode no clip twice. Finished runs are kept: the command may be
-interrupted and repeated, and ``--table`` shows what there is. Writes ``ablation.csv``, ``ablation.md`` and a plot for every way of
-growing to ``--out``; plots need matplotlib.
+For every seed and architecture a small transformer is trained on clips of 5 frames without any mechanism. From it, every row of the table
+is trained on clips of 17 frames, for two lengths of training, all with equal compute: a row with a more expensive step takes fewer steps.
+Compute is counted in tokens through the model, once forward and twice backward. Every model then generates clips of 65 frames, almost four
+times the longest trained length: two per class by keeping the KV cache and one by re-encoding the last frames. A template matcher
+classifies digit and motion in every frame. Every run is one ``train.py fit`` and two ``train.py predict``, called within one process to
+save imports and to encode every clip once. Finished runs are kept, so the command may be interrupted and repeated; ``--table`` writes
+the results of the finished runs. Writes ``ablation.csv``, ``ablation.md`` and a plot per strategy to ``--out``; plots need matplotlib.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -32,6 +30,7 @@ from datamodules.digits.moving_digits import CLASSES
 from experiments.ablation_results import write_results
 from modules.geometry import Layout, Pyramid
 from modules.transformer.sequence import TokenSequence
+from scripts.cli import run
 
 LAYOUT = Layout(Pyramid.of(4, 4), frames=5)
 PROMPT_LENGTH = 2
@@ -46,14 +45,14 @@ ROLLOUT = ["--model.rollout", "Rollout", "--model.rollout.fraction", "0.25", "--
 
 
 @dataclass(frozen=True)
-class Row:
+class Variant:
     """One row of the table.
 
     Attributes:
-        name: What it is called.
-        options: What is added to a run to make it.
-        architecture: Which of the networks it trains.
-        cost: Cost of its step relative to that of the paper's model.
+        name: Name in the table.
+        options: Options of train.py.
+        architecture: Key of ``ARCHITECTURES``.
+        cost: Compute of a step relative to that of the paper's model.
     """
 
     name: str
@@ -68,12 +67,12 @@ def flips(p_min: float, p_max: float, delta: float, inherit: bool) -> list[str]:
 
 
 def history_cost() -> float:
-    """Tokens of a step whose past frames have a block of their own, over those of the paper's."""
+    """Return the tokens of a step with a separate history block, relative to the paper's."""
     return TokenSequence(LAYOUT, PROMPT_LENGTH, "last_scale").tokens / TokenSequence(LAYOUT, PROMPT_LENGTH).tokens
 
 
 def rollout_cost(fraction: float = 0.25, frames: int = 2) -> float:
-    """A step with a rollout passes forward, once more, the tokens up to its last sampled frame."""
+    """Return the relative compute of a step with a rollout: one more forward pass up to its last sampled frame."""
     layouts = [Layout(LAYOUT.pyramid, first + frames) for first in range(1, LAYOUT.frames - frames)]
     sampled = sum(TokenSequence(layout, PROMPT_LENGTH).tokens for layout in layouts) / len(layouts)
     return 1.0 + fraction * sampled / (3.0 * TokenSequence(LAYOUT, PROMPT_LENGTH).tokens)
@@ -81,55 +80,77 @@ def rollout_cost(fraction: float = 0.25, frames: int = 2) -> float:
 
 PAPER = flips(0.0, 0.1, 0.01, inherit=True)
 ROWS = [
-    Row("plain positions", [], "plain"),
-    Row("+ multi-scale temporal RoPE", []),
-    Row("+ time-dependent corruption", flips(0.0, 0.1, 0.01, inherit=False)),
-    Row("+ error inheritance", PAPER),
-    Row("flips without the rise", flips(0.0, 0.1, 0.0, inherit=False)),
-    Row("flips without the rise, same mean", flips(0.02, 0.12, 0.0, inherit=False)),
-    Row("inheritance without the rise", flips(0.0, 0.1, 0.0, inherit=True)),
-    Row("all + random frame mask", [*PAPER, *MASK]),
-    Row("all + last-scale history", PAPER, "last_scale", history_cost()),
-    Row("all + rollout training", [*PAPER, *ROLLOUT], cost=rollout_cost()),
+    Variant("plain positions", [], "plain"),
+    Variant("+ multi-scale temporal RoPE", []),
+    Variant("+ time-dependent corruption", flips(0.0, 0.1, 0.01, inherit=False)),
+    Variant("+ error inheritance", PAPER),
+    Variant("flips without the rise", flips(0.0, 0.1, 0.0, inherit=False)),
+    Variant("flips without the rise, same mean", flips(0.02, 0.12, 0.0, inherit=False)),
+    Variant("inheritance without the rise", flips(0.0, 0.1, 0.0, inherit=True)),
+    Variant("all + random frame mask", [*PAPER, *MASK]),
+    Variant("all + last-scale history", PAPER, "last_scale", history_cost()),
+    Variant("all + rollout training", [*PAPER, *ROLLOUT], cost=rollout_cost()),
 ]
 APART = [ROWS[number] for number in (1, 2, 3, 4, 6)]  # without flips, and with rise and inheritance apart and together
-# How videos grow, and how many of each class.
+# Long-video strategies: options and number of clips per class.
 WAYS = {"encoded_again": ([], 1), "tokens_kept": (["--model.long_video", "KVCacheWindow"], 2)}
 
 
-def main() -> None:
-    options = parse()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if not options.table:
+@dataclass(frozen=True)
+class Settings:
+    """Settings that all runs share; see :func:`ablation`."""
+
+    tokenizer: Path
+    out: Path
+    start_steps: int
+
+    def start_folder(self, architecture: str, seed: int) -> Path:
+        return self.out / f"start_{architecture}_{seed}"
+
+    def prompts(self, samples: int) -> Path:
+        return self.out / f"prompts_{samples}.jsonl"
+
+
+def ablation(
+    *,
+    out: Path,
+    tokenizer: Path | None = None,
+    steps: int = 400,
+    start_steps: int = 1000,
+    seeds: int = 4,
+    jobs: int = 1,
+    table: bool = False,
+) -> None:
+    """Run the ablation of the paper's Table 4 on moving digits.
+
+    Args:
+        out: Folder for runs and results.
+        tokenizer: Checkpoint of the demo's video tokenizer.
+        steps: Steps on 17 frames at the cost of the paper's model; also run with twice as many.
+        start_steps: Steps on 5 frames.
+        seeds: Number of seeds.
+        jobs: Runs at the same time, each on one thread.
+        table: Only write the results of the finished runs.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if not table:
+        if tokenizer is None:
+            raise ValueError("--tokenizer is needed to train")
+        settings = Settings(tokenizer, out, start_steps)
         for samples in {samples for _, samples in WAYS.values()}:
-            write_prompts(prompts(options, samples), samples)
-        # Seeds outside and the main question first, so that an interrupted table is complete as far as it goes.
+            write_prompts(settings.prompts(samples), samples)
+        # Seeds in the outer loop and the main question first, so that the table of an interrupted run is complete for its seeds.
         others = [row for row in ROWS if row not in APART]
-        parts = [(options.steps, ROWS), (2 * options.steps, APART), (2 * options.steps, others)]
-        runs = [(row, steps, seed) for steps, rows in parts for seed in range(options.seeds) for row in rows]
-        with ProcessPoolExecutor(options.jobs, get_context("spawn"), begin_worker) as pool:
-            wait(pool.submit(start_once, name, seed, options) for seed in range(options.seeds) for name in ARCHITECTURES)
-            wait(pool.submit(run_once, *run, options) for run in runs)
-    write_results(options.out, [row.name for row in ROWS], list(WAYS))
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, help="checkpoint of the demo's video tokenizer")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and results")
-    parser.add_argument("--steps", type=int, default=400, help="on 17 frames, at the cost of the paper's model; then twice as many")
-    parser.add_argument("--start_steps", type=int, default=1000, help="on 5 frames")
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each on one thread")
-    parser.add_argument("--table", action="store_true", help="only write the table of the runs that are finished")
-    options = parser.parse_args()
-    if not options.table and options.tokenizer is None:
-        parser.error("--tokenizer is needed to train")
-    return options
+        parts = [(steps, ROWS), (2 * steps, APART), (2 * steps, others)]
+        runs = [(row, length, seed) for length, rows in parts for seed in range(seeds) for row in rows]
+        with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker) as pool:
+            wait(pool.submit(start_once, name, seed, settings) for seed in range(seeds) for name in ARCHITECTURES)
+            wait(pool.submit(run_once, *each, settings) for each in runs)
+    write_results(out, [row.name for row in ROWS], list(WAYS))
 
 
 def wait(futures: Iterable[Future[str]]) -> None:
-    """Say what is finished; end with the first error."""
+    """Report finished runs; raise the first error."""
     waiting = list(futures)
     for number, done in enumerate(as_completed(waiting), start=1):
         sys.stderr.write(f"{number} of {len(waiting)}: {done.result()}\n")
@@ -140,56 +161,52 @@ def begin_worker() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
-def prompts(options: argparse.Namespace, samples: int) -> Path:
-    return options.out / f"prompts_{samples}.jsonl"
-
-
 def write_prompts(path: Path, samples: int) -> None:
     lines = [{"condition": name, "seed": seed, "frames": 65} for seed in range(samples) for name in CLASSES]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def start_once(architecture: str, seed: int, options: argparse.Namespace) -> str:
-    """Train one network on short clips, unless that was done before; returns its name."""
-    folder = start_folder(architecture, seed, options)
+def start_once(architecture: str, seed: int, settings: Settings) -> str:
+    """Train one network on short clips, unless already done; returns its name."""
+    folder = settings.start_folder(architecture, seed)
     if not (folder / "done").exists():
         short = ["--data.clip.frames", "5", "--data.batch_size", "16", "--data.clips", "2048"]
-        fit([*ARCHITECTURES[architecture], *short], options.tokenizer, options.start_steps, seed, folder)
+        fit([*ARCHITECTURES[architecture], *short], settings.tokenizer, settings.start_steps, seed, folder)
         (folder / "done").touch()
     return folder.name
 
 
-def run_once(row: Row, steps: int, seed: int, options: argparse.Namespace) -> str:
-    """Train and judge one model, unless that was done before; returns its name."""
-    folder = options.out / f"{steps}_{row.name.replace(' ', '_')}_{seed}"
+def run_once(row: Variant, steps: int, seed: int, settings: Settings) -> str:
+    """Train and evaluate one model, unless already done; returns its name."""
+    folder = settings.out / f"{steps}_{row.name.replace(' ', '_')}_{seed}"
     network, taken = ARCHITECTURES[row.architecture], round(steps / row.cost)
     if not any((folder / f"{way}.json").exists() for way in WAYS):
-        start = start_folder(row.architecture, seed, options) / "checkpoints" / "last.ckpt"
+        start = settings.start_folder(row.architecture, seed) / "checkpoints" / "last.ckpt"
         long = ["--data.clip.frames", "17", "--data.batch_size", "6", "--data.clips", "1024"]
         fit([*network, *row.options, *long], start, taken, seed, folder)
     for way, (long_video, samples) in WAYS.items():
-        judged = folder / f"{way}.json"
-        if not judged.exists():
+        result = folder / f"{way}.json"
+        if not result.exists():
             about = {"row": row.name, "steps": steps, "steps_taken": taken, "seed": seed}
-            judge = {"class_path": "experiments.rollout_judge.RolloutJudge", "init_args": {"path": str(judged), "about": about}}
-            asked = ["-c", "configs/sample.yaml", "--data.prompts", str(prompts(options, samples)), "--data.batch_size", "20"]
-            run = ["--trainer.default_root_dir", str(folder), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
-            made = [*SIZE, *network, *long_video, *asked, *run, "--trainer.callbacks", json.dumps([judge])]
+            classifier = {
+                "class_path": "experiments.rollout_classifier.RolloutClassifier",
+                "init_args": {"path": str(result), "about": about},
+            }
+            asked = ["-c", "configs/sample.yaml", "--data.prompts", str(settings.prompts(samples)), "--data.batch_size", "20"]
+            where = ["--trainer.default_root_dir", str(folder), "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+            made = [*SIZE, *network, *long_video, *asked, *where, "--trainer.callbacks", json.dumps([classifier])]
             train_py("predict", made, folder / f"{way}.txt")
     return folder.name
 
 
-def start_folder(architecture: str, seed: int, options: argparse.Namespace) -> Path:
-    return options.out / f"start_{architecture}_{seed}"
-
-
 def fit(options: list[str], weights: Path, steps: int, seed: int, folder: Path) -> None:
-    """One training of ``steps`` steps from the given weights; one that was interrupted goes on."""
+    """Train for ``steps`` steps from the given weights, or resume an interrupted training."""
     folder.mkdir(parents=True, exist_ok=True)
     memory = {"class_path": "experiments.shared_latents.SharedLatents", "init_args": {"data": f"seed {seed}"}}
-    run = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"]
-    run += ["--trainer.default_root_dir", str(folder), "--init_from", str(weights), "--ckpt_path", "last"]
-    train_py("fit", [*SIZE, "--model.latent_cache", json.dumps(memory), "--trainer.callbacks", "[]", *options, *run], folder / "fit.txt")
+    where = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.max_steps", str(steps)]
+    where += ["--trainer.limit_val_batches", "0"]
+    where += ["--trainer.default_root_dir", str(folder), "--init_from", str(weights), "--ckpt_path", "last"]
+    train_py("fit", [*SIZE, "--model.latent_cache", json.dumps(memory), "--trainer.callbacks", "[]", *options, *where], folder / "fit.txt")
 
 
 def train_py(subcommand: str, arguments: list[str], output: Path) -> None:
@@ -198,4 +215,4 @@ def train_py(subcommand: str, arguments: list[str], output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(ablation)

@@ -1,4 +1,4 @@
-"""Latents that the runs of one process share."""
+"""In-memory latent cache shared by the runs of one process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from modules.autoregression import InMemoryLatentCache
 
 
 class SharedLatents(InMemoryLatentCache):
-    """Remembers latents beyond the run that encoded them.
+    """Latent cache that outlives the run that encoded the latents.
 
     Args:
-        data: Names the data and the tokenizer: what makes two clips of one number and shape the same.
+        data: Identifies data and tokenizer: clips of equal index and shape share a latent.
     """
 
     _known: ClassVar[dict[str, dict[int, Tensor]]] = {}

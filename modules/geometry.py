@@ -1,4 +1,4 @@
-"""Sizes and places: what a clip measures, how a latent frame is split into scales, where each token sits.
+"""Sizes and coordinates: what a clip measures, how a latent frame is split into scales, where each token sits.
 
 Everything here is a frozen value derived from ``(frames, height, width)``; nothing is learned and nothing is configured twice.
 
@@ -124,7 +124,7 @@ class Layout:
     def tokens(self) -> int:
         return self.frames * self.pyramid.tokens
 
-    def places(self) -> Tensor:
+    def coordinates(self) -> Tensor:
         """``(L, 4)`` int64: frame, scale, row and column of every token."""
         one_frame = torch.cat([_grid(scale, *size) for scale, size in enumerate(self.pyramid.sizes)])
         frames = torch.arange(self.frames).repeat_interleave(len(one_frame))

@@ -1,11 +1,10 @@
-"""Training, testing and sampling of the autoregressive model; every stage of it."""
+"""Lightning module of the autoregressive model: training, validation, test and prediction."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,11 +22,10 @@ from modules.autoregression import (
     ReEncoding,
     Rollout,
     Sampler,
-    TeacherForcingBatch,
     bit_loss,
     teacher_forcing,
 )
-from modules.autoregression.generation import in_step
+from modules.autoregression.generation import ConditionChange, merge_condition_changes
 from modules.batch import LatentBatch, Requests, VideoBatch
 from modules.geometry import Clip, Layout
 from modules.metrics import BitScores, FrameQuality
@@ -38,7 +36,6 @@ from modules.training.optim import WarmupCosine, decay_groups
 from modules.training.precision import check_precision
 from modules.training.seeding import seed_step
 from modules.transformer import RandomFrameMask, VideoARTransformer
-from modules.transformer.decoding.precision import Numbers
 
 Batch = VideoBatch | LatentBatch
 
@@ -46,20 +43,20 @@ Batch = VideoBatch | LatentBatch
 class LitVideoAR(LightningModule):
     """Trains a transformer over the bits of a frozen tokenizer (paper 4.2).
 
-    A stage differs from the one before in its data (resolution, duration) and schedule only; ``--init_from`` joins them.
+    Training stages differ in data (resolution, duration) and schedule only; ``--init_from`` passes weights from one to the next.
 
     Args:
-        tokenizer: The trained tokenizer; its weights come with ``--init_from``.
+        tokenizer: The trained tokenizer; ``--init_from`` loads its weights.
         transformer: Called with the number of bits per token.
-        condition_dropout: Share of clips trained without their condition, for guidance.
-        corruption: Flips bits in training; the callbacks FlipRatioSchedule and ErrorInheritance set its ratios.
-        frame_mask: Hides past frames at random in training; none if not given.
-        rollout: Shows the model its own samples in some of the training steps; in none if not given.
-        sampler: How bits are drawn when generating.
-        long_video: How videos grow beyond the trained length; by encoding the last 9 of 17 frames again if not given.
-        latent_cache: Keeps latents of data that never change.
+        condition_dropout: Fraction of clips trained without their condition, for classifier-free guidance.
+        corruption: Bit flips in training; the callbacks FlipRatioSchedule and ErrorInheritance set the ratios.
+        frame_mask: Random frame mask in training; None to disable.
+        rollout: Uses sampled context bits in a fraction of the training steps; None to disable.
+        sampler: Bit sampler of generation.
+        long_video: Strategy beyond the trained length; re-encodes the last 9 of 17 frames by default.
+        latent_cache: In-memory cache of latents, for data without augmentation.
         optimizer: Called with the parameter groups.
-        warmup_steps: Steps until the peak learning rate; after it a cosine runs to zero at ``trainer.max_steps``.
+        warmup_steps: Steps of linear warm-up to the peak learning rate, followed by cosine decay to zero at ``trainer.max_steps``.
     """
 
     def __init__(
@@ -88,19 +85,19 @@ class LitVideoAR(LightningModule):
         self.weights_source: str | None = None
 
     def configure_model(self) -> None:
-        """Share the transformer out where the strategy does so; the frozen tokenizer stays whole on every device."""
+        """Shard the transformer if the strategy has a device mesh; the frozen tokenizer is replicated."""
         if self.device_mesh is not None:
             shard(self.transformer, self.device_mesh["data_parallel"])
 
     def setup(self, stage: str) -> None:
-        """Check the data against the model, and learn what classes or words are called, before anything is read."""
+        """Check the data against the model and register class names or words before any clip is read."""
         check_precision(self.trainer.precision, ("32-true", "bf16-mixed", "16-mixed"))
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "predict":
             if not hasattr(data, "requests"):
                 raise ValueError(f"clips are made from prompts, which {type(data).__name__} does not have: add -c configs/sample.yaml")
             return
-        # Held-out clips are all of one size; those of training may not be.
+        # Validation clips share one size; training clips may not.
         self.scores, self.quality = BitScores(self.tokenizer.layout(data.clip), self.tokenizer.bits), FrameQuality()
         if self.weights_source is not None:
             self._check_latents(self.tokenizer.state_dict(), self.weights_source)
@@ -120,12 +117,12 @@ class LitVideoAR(LightningModule):
             rank_zero_warn("the tokenizer's weights are random; --init_from gives it those of a trained one")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse latents that another tokenizer made; here, as strategies may cut and round the weights once they are loaded."""
+        """Reject latents of another tokenizer. Checked here because strategies may shard or round the weights after loading."""
         weights = {name.removeprefix("tokenizer."): value for name, value in checkpoint["state_dict"].items()}
         self._check_latents(weights, str(self.trainer.ckpt_path))
 
     def on_validation_start(self) -> None:
-        """Refuse classes other than those of the weights, which the trainer has loaded by now."""
+        """Reject class names that differ from those stored with the loaded weights."""
         self.transformer.condition.learn_names(self.trainer.datamodule.class_names, captions=[])  # type: ignore[attr-defined]
 
     def on_test_start(self) -> None:
@@ -137,7 +134,8 @@ class LitVideoAR(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         ids, latent = self._dropped(self._ids(batch)), self.encode(batch)
         layout = Layout.of(latent)
-        tokens = self._teacher_forcing(latent, self._context_source(ids, layout))
+        context_source = self._context_source(ids, layout)
+        tokens = teacher_forcing(latent, context_source, layout.pyramid, self.transformer.resize)
         logits = self.transformer(tokens.inputs, layout, ids, self._draw_frame_mask(len(ids), layout), tokens.complete)
         loss = bit_loss(logits, tokens.targets)
         accuracy = ((logits > 0) == tokens.targets).float().mean()
@@ -156,30 +154,27 @@ class LitVideoAR(LightningModule):
         return {"videos": videos}
 
     def on_predict_start(self) -> None:
-        """Refuse what cannot be made before anything is made, with the place where it was asked for; convert the weights."""
+        """Check all requests before the first is generated, naming file and line of an invalid one; cast the weights."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for request in getattr(data, "requests", ()):
             try:
                 self.tokenizer.layout(replace(data.clip, frames=request.frames))
                 self.tokenizer.latent_frames(request.prefix_frames or 1, "a prefix")
-                self._ids_of([request.condition, *(text for _, text in request.then)], request.place)
+                self._ids_of([request.condition, *(text for _, text in request.then)], request.location)
                 self.generate.check_encoder(request.frames, request.prefix is not None)
             except ValueError as error:
-                raise ValueError(f"{request.place}: {error}") from error
-        self.transformer.hold(self.numbers)
-        rank_zero_info(f"The transformer makes videos in {self.numbers}")
-
-    @cached_property
-    def numbers(self) -> Numbers:
-        """In what ``predict`` holds the transformer; found out once, as it may take a measurement."""
-        return self.transformer.numbers()
+                raise ValueError(f"{request.location}: {error}") from error
+        self.transformer.cast_weights(self.transformer.execution.dtype)
 
     def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:
-        """Make the clips asked for: ``video`` ``(B, 3, frames, height, width)`` uint8."""
+        """Generate the requested clips: ``video`` ``(B, 3, frames, height, width)`` uint8."""
         ids = self._ids_of(batch["condition"])
         prefix = to_unit(batch["prefix"]) if "prefix" in batch else None
         clip = Clip(batch["frames"], batch["height"], batch["width"], batch["fps"])
-        changes = [(frame, self._ids_of(texts)) for frame, texts in in_step(batch["condition"], batch["then"], clip.fps)]
+        changes = [
+            ConditionChange(frame, self._ids_of(texts))
+            for frame, texts in merge_condition_changes(batch["condition"], batch["then"], clip.fps)
+        ]
         return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix, changes))}
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
@@ -212,7 +207,7 @@ class LitVideoAR(LightningModule):
         return self.latent_cache.fetch(batch["index"], batch["video"], encode)
 
     def sampling_settings(self) -> dict[str, Any]:
-        """How videos are made, as plain values for manifests and reports."""
+        """Sampling settings as plain values for manifests and reports."""
         sampler = self.generate.sampler
         predicts = self.trainer.state.fn == "predict"
         return {
@@ -220,11 +215,11 @@ class LitVideoAR(LightningModule):
             "temperature": sampler.temperature,
             "top_p": sampler.top_p,
             "long_video": self.generate.long_video.settings(),
-            "precision": f"{self.trainer.precision}, {self.numbers}" if predicts else str(self.trainer.precision),
+            "precision": f"{self.trainer.precision}, {self.transformer.execution.precision}" if predicts else str(self.trainer.precision),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Averaged weights, which callbacks have put in by now, were copied before the names of the condition were learned."""
+        """Update the condition names: averaged weights inserted by callbacks were copied before the names were registered."""
         names = {name: value for name, value in self.state_dict().items() if name.endswith("_extra_state")}
         checkpoint["state_dict"] |= names
 
@@ -237,18 +232,15 @@ class LitVideoAR(LightningModule):
         """Raise ``ValueError`` if the data has latents that were not made by the tokenizer with these weights."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if getattr(data, "encoded", False):
-            data.check_tokenizer(self.tokenizer.identity(weights), source)
+            data.check_tokenizer(self.tokenizer.fingerprint(weights), source)
 
     def _context_source(self, ids: Tensor, layout: Layout) -> ContextSource:
-        """What a training batch shows the model: true bits, some of them flipped, or samples of its own."""
+        """Return the source of context bits for a training batch: flipped true bits or sampled bits."""
         if self.rollout is None or layout.frames == 1:
             return self.corruption
         due = self.rollout.due(self.global_step)
         self.log("train/rollout", float(due))
-        return self.rollout.begin(self.transformer, ids, layout) if due else self.corruption
-
-    def _teacher_forcing(self, latent: Tensor, shows: ContextSource) -> TeacherForcingBatch:
-        return teacher_forcing(latent, shows, Layout.of(latent).pyramid, self.transformer.resize)
+        return self.rollout.context_source(self.transformer, ids, layout) if due else self.corruption
 
     def _ids(self, batch: Batch) -> Tensor:
         """Condition ids ``(B, P)`` of a batch."""
@@ -264,7 +256,7 @@ class LitVideoAR(LightningModule):
         return ids
 
     def _dropped(self, ids: Tensor) -> Tensor:
-        """Ids with some clips' conditions replaced by "no condition"."""
+        """Replace the condition ids of random clips by "no condition" (-1)."""
         drop = torch.rand(len(ids), 1, device=ids.device) < self.condition_dropout
         return torch.where(drop, -1, ids)
 
@@ -273,10 +265,11 @@ class LitVideoAR(LightningModule):
 
     @torch.no_grad()
     def _score(self, batch: Batch, stage: str) -> None:
-        """Loss and bit accuracy on uncorrupted bits, with the accuracy of the trivial guess beside it."""
+        """Loss and bit accuracy on uncorrupted bits, together with the majority baseline."""
         ids, latent = self._ids(batch), self.encode(batch)
-        tokens = self._teacher_forcing(latent, BitCorruption())
-        logits = self.transformer(tokens.inputs, Layout.of(latent), ids, complete=tokens.complete)
+        layout = Layout.of(latent)
+        tokens = teacher_forcing(latent, BitCorruption(), layout.pyramid, self.transformer.resize)
+        logits = self.transformer(tokens.inputs, layout, ids, complete=tokens.complete)
         self.scores.update(logits, tokens.targets)
         self.log(f"{stage}/loss", bit_loss(logits, tokens.targets), batch_size=len(ids), prog_bar=True, sync_dist=True)
 

@@ -1,8 +1,7 @@
-"""A finished run as a model for use from Python."""
+"""Loading finished runs and exported models for use from Python."""
 
 from __future__ import annotations
 
-import logging
 from argparse import ArgumentError
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -17,17 +16,18 @@ from modules.geometry import Clip
 from modules.init_from import load_weights
 from modules.lit_tokenizer import LitTokenizer
 from modules.lit_videoar import LitVideoAR
+from modules.renames import check_config
 from modules.storage.exported import read_about
-from modules.storage.tensor_file import check_joined
+from modules.storage.tensor_file import check_is_file
 from modules.tokenizer import VideoTokenizer
-from modules.transformer.decoding.precision import Precision
+from modules.transformer.execution import Precision
 from modules.user_errors import user_error
 from modules.videoar import VideoAR
 
 CONFIG = "fit.yaml"
 
-# What only training needs, whose classes may not be there any more.
-TRAINING = {
+# Arguments that only training needs. Their classes may no longer exist.
+TRAINING_ARGUMENTS = {
     "corruption",
     "frame_mask",
     "rollout",
@@ -40,43 +40,38 @@ TRAINING = {
 }
 KINDS: dict[str, type[nn.Module]] = {"LitVideoAR": LitVideoAR, "LitTokenizer": LitTokenizer}
 
-log = logging.getLogger(__name__)
-
 
 def load(path: str | Path, device: str = "cpu", precision: Precision = "float32", graphs: bool = False) -> VideoAR:
-    """The autoregressive model of a run of ``train.py fit`` or of ``scripts.export``, with its tokenizer, ready to make videos.
+    """Load the autoregressive model of a run of ``train.py fit`` or of ``scripts.export``, with its tokenizer, ready to generate.
 
-    A run's ``fit.yaml`` says what to build; it names classes, which are imported: load only runs that you trust. An exported JSON cannot
-    name any but ours. Weights are read without running any code of theirs.
+    The ``fit.yaml`` of a run names classes, which are imported: load only runs that you trust. An exported JSON can name only classes of
+    this project. Weights are read without running code from them.
 
     Args:
         path: The run's folder, a checkpoint in it, or exported weights.
-        device: Where the model goes.
-        precision: Numbers that hold the transformer's weights: "bfloat16"; "auto", which is bfloat16 on CUDA, and on a CPU where a product
-            takes less time in it; or "int8", 8 bits for the weights of the blocks and "auto" for the rest. The log says what was taken.
-        graphs: Whether videos are made by CUDA graphs where the device is CUDA. Never run on a GPU so far.
+        device: Device of the model.
+        precision: dtype of the transformer weights, "float32" or "bfloat16".
+        graphs: True to generate with CUDA graphs on CUDA devices. Not yet run on a GPU.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint, or no ``fit.yaml`` in its folder or one above it.
-        ValueError: If the run is not one of the autoregressive model, or its weights do not fit its configuration.
+        FileNotFoundError: If there is no checkpoint, or no ``fit.yaml`` in its folder or the one above.
+        ValueError: If the run does not train the autoregressive model, or its weights do not fit its configuration.
     """
     checkpoint = find_checkpoint(Path(path))
     config = read_config(checkpoint)
-    model: Any = filled(config["model"], checkpoint, device)
+    model: Any = build_with_weights(config["model"], checkpoint, device)
     transformer = model.transformer
     transformer.execution = replace(transformer.execution, precision=precision, graphs=graphs)
-    numbers = transformer.numbers()
-    transformer.hold(numbers)
-    log.info("%s makes videos in %s", checkpoint, numbers)
+    transformer.cast_weights(transformer.execution.dtype)
     return VideoAR(model.generate, Clip(**config["data"]["init_args"]["clip"]))
 
 
 def load_tokenizer(path: str | Path, device: str = "cpu") -> VideoTokenizer:
-    """The tokenizer of a run of ``train.py fit``, of its own or of a model over it, or of exported weights, ready for use.
+    """Load the tokenizer of a run of either model, or of exported weights, ready for use.
 
     Args:
-        path: The run's folder, a checkpoint in it, or exported weights; see :func:`load` for whom to trust.
-        device: Where the tokenizer goes.
+        path: The run's folder, a checkpoint in it, or exported weights; :func:`load` states which to trust.
+        device: Device of the tokenizer.
 
     Raises:
         FileNotFoundError: As :func:`load`.
@@ -84,21 +79,21 @@ def load_tokenizer(path: str | Path, device: str = "cpu") -> VideoTokenizer:
     """
     checkpoint = find_checkpoint(Path(path))
     config = read_config(checkpoint, tuple(KINDS))["model"]
-    alone = {"class_path": "modules.LitTokenizer", "init_args": {"tokenizer": config["init_args"]["tokenizer"]}}
-    return filled(alone, checkpoint, device, others=True).tokenizer  # type: ignore[return-value]
+    tokenizer_only = {"class_path": "modules.LitTokenizer", "init_args": {"tokenizer": config["init_args"]["tokenizer"]}}
+    return build_with_weights(tokenizer_only, checkpoint, device, allow_unused=True).tokenizer  # type: ignore[return-value]
 
 
-def filled(config: dict[str, Any], checkpoint: Path, device: str, others: bool = False) -> nn.Module:
-    """The model with the weights of a checkpoint, which may hold ``others`` or must not, for use without training.
+def build_with_weights(config: dict[str, Any], checkpoint: Path, device: str, allow_unused: bool = False) -> nn.Module:
+    """Return the model of a configuration with the weights of a checkpoint, in evaluation mode.
 
     Raises:
-        ValueError: If the weights do not fit the model.
+        ValueError: If the checkpoint lacks weights of the model or, unless ``allow_unused``, has others.
     """
     model = build(config, checkpoint)
     report = load_weights(model, checkpoint)
     if report.initialised:
         raise ValueError(f"{checkpoint} has no weights of {', '.join(sorted({name.split('.')[0] for name in report.initialised}))}")
-    if report.unused and not others:
+    if report.unused and not allow_unused:
         raise ValueError(
             f"{checkpoint} is of another architecture: the model has no {report.unused[0]} ({len(report.unused)} such tensors)"
         )
@@ -107,12 +102,12 @@ def filled(config: dict[str, Any], checkpoint: Path, device: str, others: bool =
 
 
 def kind_of(model: dict[str, Any]) -> str:
-    """The name of a configured model's class."""
+    """Return the name of a configured model's class."""
     return model.get("class_path", "nothing").rsplit(".")[-1]
 
 
-def build(config: dict[str, Any], checkpoint: Path | str, without: Collection[str] = TRAINING) -> Any:
-    """The model as its run had it, with random weights, and without some of its arguments: by default what only training needs."""
+def build(config: dict[str, Any], checkpoint: Path | str, without: Collection[str] = TRAINING_ARGUMENTS) -> Any:
+    """Return the model of a configuration with random weights, without some of its arguments: by default those only training needs."""
     kind = KINDS[kind_of(config)]
     config = config | {"init_args": {name: value for name, value in config["init_args"].items() if name not in without}}
     parser = ArgumentParser(exit_on_error=False)
@@ -124,38 +119,45 @@ def build(config: dict[str, Any], checkpoint: Path | str, without: Collection[st
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint of a run's folder, or the one that is given."""
-    check_joined(path)
+    """Return ``path``, or the last checkpoint if it is the folder of a run.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is a sharded checkpoint.
+    """
+    check_is_file(path)
     checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    check_joined(checkpoint)
+    check_is_file(checkpoint)
     if not checkpoint.is_file():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
     return checkpoint
 
 
 def read_config(checkpoint: Path, kinds: Sequence[str] = ("LitVideoAR",)) -> dict[str, Any]:
-    """What the run of a checkpoint was given, from the ``fit.yaml`` beside it or a folder above; for exported weights, their JSON.
+    """Return the configuration of a checkpoint: the ``fit.yaml`` beside it or in the folder above, or the JSON of exported weights.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is of none of these kinds of models.
+        ValueError: If its model is not of one of these kinds, or it uses names of an earlier version.
     """
     if checkpoint.suffix == ".safetensors":
-        about = read_about(checkpoint)
-        return check_kind({"model": about["model"], "data": {"init_args": {"clip": about["clip"]}}}, checkpoint, kinds)
-    folders = (checkpoint.parent, checkpoint.parent.parent)
-    path = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{checkpoint} needs the {CONFIG} of its run beside it or in the folder above, and there is none")
-    return check_kind(yaml.safe_load(path.read_text()), path, kinds)
-
-
-def check_kind(config: dict[str, Any], path: Path, kinds: Sequence[str]) -> dict[str, Any]:
-    kind = kind_of(config.get("model", {}))
-    if kind == "LitTokenizer" and kind not in kinds:
-        raise ValueError(f"{path} is of a tokenizer alone, and videos are made by modules.LitVideoAR: modules.load_tokenizer loads it")
-    if kind not in kinds:
-        raise ValueError(
-            f"{path} trains {config.get('model', {}).get('class_path', 'nothing')}, which is none of modules.{', '.join(kinds)}"
-        )
+        about, path = read_about(checkpoint), checkpoint
+        config: dict[str, Any] = {"model": about["model"], "data": {"init_args": {"clip": about["clip"]}}}
+    else:
+        folders = (checkpoint.parent, checkpoint.parent.parent)
+        path = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"{checkpoint} needs the {CONFIG} of its run beside it or in the folder above, and there is none")
+        config = yaml.safe_load(path.read_text())
+    check_kind(config.get("model", {}), path, kinds)
+    used = {name: value for name, value in config["model"].get("init_args", {}).items() if name not in TRAINING_ARGUMENTS}
+    check_config({"init_args": used}, path, "model")
     return config
+
+
+def check_kind(model: dict[str, Any], path: Path, kinds: Sequence[str]) -> None:
+    kind = kind_of(model)
+    if kind == "LitTokenizer" and kind not in kinds:
+        raise ValueError(f"{path} trains a tokenizer, and only modules.LitVideoAR generates videos: use modules.load_tokenizer")
+    if kind not in kinds:
+        raise ValueError(f"{path} trains {model.get('class_path', 'nothing')}, which is none of modules.{', '.join(kinds)}")

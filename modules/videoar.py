@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from modules.autoregression import Generation
-from modules.autoregression.generation import Change
+from modules.autoregression.generation import ConditionChange
 from modules.geometry import Clip
 from modules.pixels import to_uint8, to_unit
-
-# A condition for every clip, from a second on: (second, conditions).
-Later = tuple[float, Sequence[str]]
 
 
 class VideoAR:
@@ -35,7 +32,7 @@ class VideoAR:
         frames: int | None = None,
         seed: int = 0,
         prefix: Tensor | None = None,
-        then: Sequence[Later] = (),
+        then: Sequence[tuple[float, Sequence[str]]] = (),
     ) -> Tensor:
         """Make one video per condition.
 
@@ -58,7 +55,7 @@ class VideoAR:
         return to_uint8(self.generation(ids, clip, self._seeds(seed, ids), given, changes))
 
     def stream(
-        self, condition: str | Sequence[str], seed: int = 0, prefix: Tensor | None = None, then: Sequence[Later] = ()
+        self, condition: str | Sequence[str], seed: int = 0, prefix: Tensor | None = None, then: Sequence[tuple[float, Sequence[str]]] = ()
     ) -> Iterator[Tensor]:
         """The same videos without an end, handed out while they are being made, in memory that does not grow.
 
@@ -70,10 +67,10 @@ class VideoAR:
             yield to_uint8(piece)
 
     def _asked(
-        self, condition: str | Sequence[str], then: Sequence[Later], prefix: Tensor | None
-    ) -> tuple[Tensor, list[Change], Tensor | None]:
+        self, condition: str | Sequence[str], then: Sequence[tuple[float, Sequence[str]]], prefix: Tensor | None
+    ) -> tuple[Tensor, list[ConditionChange], Tensor | None]:
         ids = self._ids([condition] if isinstance(condition, str) else condition)
-        changes = [(round(second * self.clip.fps), self._ids(texts).expand(len(ids), -1)) for second, texts in then]
+        changes = [ConditionChange(round(second * self.clip.fps), self._ids(texts).expand(len(ids), -1)) for second, texts in then]
         return ids, changes, None if prefix is None else self._given(prefix, len(ids))
 
     def _ids(self, texts: Sequence[str]) -> Tensor:

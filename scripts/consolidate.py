@@ -1,26 +1,30 @@
-"""Joins a checkpoint that is a folder of shards into the one file that one device would have written.
+"""Joins a checkpoint that is a folder of shards into the one file that a single device would have written.
 
-``python -m scripts.consolidate runs/mine/checkpoints/last.ckpt --out runs/mine/checkpoints/joined.ckpt``. The whole checkpoint must fit
-into memory. No code from the folder is run.
+``python -m scripts.consolidate runs/mine/checkpoints/last.ckpt --out runs/mine/checkpoints/joined.ckpt``
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from pathlib import Path
 
 from modules.storage import sharded_checkpoint
-from modules.storage.tensor_file import META, save_whole
+from modules.storage.tensor_file import META, save_checkpoint
 from modules.training.fsdp import numbered
-from modules.user_errors import user_error
+from scripts.cli import run
 
 log = logging.getLogger(__name__)
 
 
-def consolidate(folder: Path, out: Path) -> None:
-    """
+def consolidate(folder: Path, *, out: Path) -> None:
+    """Join a checkpoint that is a folder of shards into one file.
+
+    The whole checkpoint must fit into memory. No code from the folder is run.
+
+    Args:
+        folder: The checkpoint, such as runs/mine/checkpoints/last.ckpt.
+        out: The file to write. In the run's folder it is exported and loaded like any other checkpoint.
+
     Raises:
         FileNotFoundError: If there is no such folder of shards.
         ValueError: If its files do not belong together, ``out`` exists, or it cannot be written.
@@ -31,27 +35,12 @@ def consolidate(folder: Path, out: Path) -> None:
         raise ValueError(f"{out} exists already")
     tensors = {name: sharded_checkpoint.empty(entry) for name, entry in sharded_checkpoint.entries(folder).items()}
     sharded_checkpoint.read_tensors(folder, tensors)
-    checkpoint = sharded_checkpoint.unite(tensors, sharded_checkpoint.read_rest(folder))
+    checkpoint = sharded_checkpoint.join(tensors, sharded_checkpoint.read_rest(folder))
     if "optimizer_states" in checkpoint:
         checkpoint["optimizer_states"] = [numbered(state) for state in checkpoint["optimizer_states"]]
-    save_whole(checkpoint, out)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Joins a checkpoint that is a folder of shards into one file.")
-    parser.add_argument("folder", type=Path, help="the checkpoint, such as runs/mine/checkpoints/last.ckpt")
-    parser.add_argument("--out", type=Path, required=True, help="the file; in the run's folder, it is exported and loaded like any other")
-    given = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-    try:
-        consolidate(given.folder, given.out)
-    except Exception as error:
-        if (text := user_error(error)) is None:
-            raise
-        sys.exit(f"error: {text}")
-    log.info(f"{given.out}: {given.out.stat().st_size / 1e6:.1f} MB, for any number of devices, scripts.export and --init_from")
+    save_checkpoint(checkpoint, out)
+    log.info("%s: %.1f MB, for any number of devices, scripts.export and --init_from", out, out.stat().st_size / 1e6)
 
 
 if __name__ == "__main__":
-    main()
+    run(consolidate)

@@ -1,51 +1,48 @@
-"""Animations and videos of many formats as MP4 files of one kind: a stated rate, a stated size, nothing transparent."""
+"""Conversion of animations, videos and images to MP4 and PNG files of one frame rate and size, without transparency.
+
+Pillow reads the animations: libav does not decode animated WebP.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import av
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageSequence
 from torch import Tensor
 
-from datamodules.decoding.frames import DecodeError, at_rate, opened
+from callbacks.writers.mp4 import Mp4Writer
+from datamodules.decoding.frames import at_rate, opened
 from datamodules.decoding.pixels import pixels_of
-from datamodules.decoding.reader import PICTURES, VIDEOS, opened_picture, upright_pixels
+from datamodules.decoding.reader import IMAGES, VIDEOS, opened_image, upright_pixels
 from datamodules.decoding.transforms import CENTRE
+from modules.storage.atomic_files import atomic_write
 
-# What Pillow reads; it may move or not.
-DRAWN = PICTURES | {".gif", ".apng"}
+# Formats read by Pillow, animated or not.
+PILLOW_FORMATS = IMAGES | {".gif", ".apng"}
 
-# All that can be converted.
-SOURCES = DRAWN | VIDEOS
+SOURCES = PILLOW_FORMATS | VIDEOS
 
-# Browsers show a frame that claims less than 20 ms for a tenth of a second, and so do we.
-SHORTEST, INSTEAD = 0.02, 0.1
+# As browsers do: a frame of less than 20 ms is shown for 100 ms.
+MIN_SECONDS, DEFAULT_SECONDS = 0.02, 0.1
 
-# x264's constant rate factor: below what the eye sees, yet a fraction of a lossless file.
-QUALITY = "12"
-
-# Seconds by which rounded durations may be wrong.
-SLACK = 1e-3
+# Rounding error of durations in seconds.
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How files are made.
+    """Format of the converted files.
 
     Args:
         fps: Frames per second of the videos.
-        short_side: Pixels of the shorter side; None for the file's own size. Sides become even numbers in any case.
-        background: What lies behind transparent parts: a name or "#rrggbb".
+        short_side: Pixels of the shorter side; None keeps the size of the file. Sides are rounded to even numbers.
+        background: Colour behind transparent parts: a name or "#rrggbb".
 
     Raises:
-        ValueError: If a number is too small or there is no such colour.
+        ValueError: If a number is too small or the colour is unknown.
     """
 
     fps: float = 8.0
@@ -57,23 +54,26 @@ class Recipe:
             raise ValueError(f"fps must be positive, got {self.fps:g}")
         if self.short_side is not None and self.short_side < 2:
             raise ValueError(f"short_side must be at least 2, got {self.short_side}")
-        ImageColor.getrgb(self.background)
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            raise ValueError(f"background must be a colour name or #rrggbb, got {self.background}") from None
 
     @property
     def colour(self) -> tuple[int, int, int]:
-        """The background as red, green and blue."""
+        """Red, green and blue of the background."""
         red, green, blue, *_ = ImageColor.getrgb(self.background)
         return red, green, blue
 
-    def shaped(self, pixels: Tensor) -> Tensor:
-        """``(3, h, w)`` uint8 at the size to write, of the same shape to within a pixel."""
-        rows, columns = pixels.shape[1:]
-        scale = self.short_side / min(rows, columns) if self.short_side else 1.0
-        return CENTRE(pixels, *(max(2, 2 * round(side * scale / 2)) for side in (rows, columns)))
+    def resize(self, pixels: Tensor) -> Tensor:
+        """Resize ``(3, h, w)`` uint8 to the output size; the aspect ratio is kept to within a pixel."""
+        height, width = pixels.shape[1:]
+        scale = self.short_side / min(height, width) if self.short_side else 1.0
+        return CENTRE(pixels, *(max(2, 2 * round(side * scale / 2)) for side in (height, width)))
 
 
-class Made(NamedTuple):
-    """A file that was made; ``seconds`` is 0 for pictures."""
+class ConvertedFile(NamedTuple):
+    """A written file; ``seconds`` is 0 for images."""
 
     path: Path
     frames: int
@@ -82,69 +82,50 @@ class Made(NamedTuple):
     width: int
 
 
-def convert(source: Path, video: Path, picture: Path, recipe: Recipe) -> Made:
-    """Writes an MP4 file of what moves, or a PNG file of what does not; it is whole or not there.
+def convert(source: Path, video: Path, image: Path, recipe: Recipe, time_limit: float) -> ConvertedFile:
+    """Write an MP4 file of a video or animation, or a PNG file of a still image.
 
     Args:
         source: A file with one of the suffixes ``SOURCES``.
-        video: Where to write a video.
-        picture: Where to write a picture.
-        recipe: How.
+        video: Path of the MP4 file.
+        image: Path of the PNG file.
+        recipe: Format.
+        time_limit: Seconds that decoding a video may take.
 
     Raises:
         UnreadableVideo: If the source cannot be read to its end.
+        ValueError: If its frames change their size.
     """
-    if source.suffix.lower() not in DRAWN:
-        with opened(source) as (container, stream):
-            shown = (pixels_of(frame, recipe.colour) for frame in at_rate(container, stream, recipe.fps))
-            return _write_video(video, shown, recipe)
-    with opened_picture(source) as image:
-        if getattr(image, "n_frames", 1) > 1:
-            return _write_video(video, _moving(image, recipe), recipe)
-        pixels = recipe.shaped(upright_pixels(image, recipe.colour))
-        with _replacing(picture) as temporary:
+    if source.suffix.lower() not in PILLOW_FORMATS:
+        with opened(source, time_limit) as opened_video:
+            frames = (pixels_of(frame, recipe.colour) for frame in at_rate(opened_video, recipe.fps))
+            return _write_video(video, frames, recipe)
+    with opened_image(source) as animation:
+        if getattr(animation, "n_frames", 1) > 1:
+            return _write_video(video, _animation_frames(animation, recipe), recipe)
+        pixels = recipe.resize(upright_pixels(animation, recipe.colour))
+        with atomic_write(image) as temporary:
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(temporary, "PNG")
-        return Made(picture, 1, 0.0, *pixels.shape[1:])
+        return ConvertedFile(image, 1, 0.0, *pixels.shape[1:])
 
 
-def _moving(image: Image.Image, recipe: Recipe) -> Iterator[Tensor]:
-    """What an animation shows at the times ``k / fps``."""
-    number, end = 0, 0.0
-    for place in range(getattr(image, "n_frames", 1)):
-        image.seek(place)
-        pixels = upright_pixels(image, recipe.colour)
-        length = image.info.get("duration", 0) / 1000
-        end += length if length >= SHORTEST else INSTEAD
-        while number / recipe.fps < end - SLACK:
+def _animation_frames(animation: Image.Image, recipe: Recipe) -> Iterator[Tensor]:
+    """Yield the frames of an animation at the times ``k / fps``."""
+    count, end = 0, 0.0
+    for frame in ImageSequence.Iterator(animation):
+        pixels = upright_pixels(frame, recipe.colour)
+        duration = frame.info.get("duration", 0) / 1000
+        end += duration if duration >= MIN_SECONDS else DEFAULT_SECONDS
+        while count / recipe.fps < end - TOLERANCE:
             yield pixels
-            number += 1
-
-
-def _write_video(path: Path, shown: Iterator[Tensor], recipe: Recipe) -> Made:
-    count, size = 0, None
-    with _replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(recipe.fps).limit_denominator(1001), options={"crf": QUALITY})
-        stream.pix_fmt, stream.thread_count = "yuv420p", 1
-        for pixels in map(recipe.shaped, shown):
-            if size is None:
-                size = pixels.shape
-                _, stream.height, stream.width = size
-            elif size != pixels.shape:
-                raise DecodeError("its frames change their size")
-            frame = av.VideoFrame.from_ndarray(pixels.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
-            container.mux(stream.encode(frame))
             count += 1
-        container.mux(stream.encode())
-    return Made(path, count, count / recipe.fps, stream.height, stream.width)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, which takes the place of ``path`` when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_video(path: Path, frames: Iterator[Tensor], recipe: Recipe) -> ConvertedFile:
+    count, height, width = 0, 0, 0
+    with Mp4Writer(path, recipe.fps) as writer:
+        for pixels in map(recipe.resize, frames):
+            writer.append(pixels[:, None])
+            count += 1
+            height, width = pixels.shape[1:]
+    return ConvertedFile(path, count, count / recipe.fps, height, width)

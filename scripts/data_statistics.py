@@ -1,7 +1,8 @@
-"""What there is in a data set: every file is decoded and measured, and the measures are summed up."""
+"""Statistics of a dataset from decoding all of its files."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,34 +12,35 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from datamodules.clips.dataset import fitting_rows
-from datamodules.clips.manifest import Row
+from datamodules.clips.dataset import fitting_records
+from datamodules.clips.manifest import ClipRecord
 from datamodules.clips.video_folder import hold_out
 from datamodules.decoding.frames import DecodeError, every, opened
-from datamodules.decoding.reader import is_picture, probe, shown_size
+from datamodules.decoding.pixels import upright_size
+from datamodules.decoding.reader import display_size, is_image, probe
 from modules.geometry import Clip
 from modules.storage.latents import bytes_of_latent
 
-# Most words, sizes, rates and classes to name.
-NAMED = 10
+# Words, sizes, rates and classes to list at most.
+MAX_LISTED = 10
 
-# Seconds by which the steps from frame to frame may differ at a constant rate; some containers round to milliseconds.
-EVEN = 0.002
+# Seconds by which frame intervals may differ at a constant rate; some containers round to milliseconds.
+CONSTANT_RATE = 0.002
 
-# Seconds by which a row may end after its file.
-BEYOND = 0.1
+# Seconds by which a line may end after its file.
+END_TOLERANCE = 0.1
 
 
-class Facts(NamedTuple):
-    """What a file is like.
+class FileFacts(NamedTuple):
+    """Measurements of a file.
 
     Attributes:
-        height: Rows when it is upright.
-        width: Columns.
-        seconds: Duration; 0 for pictures.
+        height: Height after rotation.
+        width: Width after rotation.
+        seconds: Duration; 0 for images.
         frames: Number of frames.
-        fps: Mean frame rate; 0 for pictures.
-        even: Whether all frames are shown equally long; None if nobody looked.
+        fps: Mean frame rate; 0 for images.
+        even: Whether the frame rate is constant; None if unknown.
     """
 
     height: int
@@ -50,14 +52,14 @@ class Facts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a data set shall be used for.
+class TrainingPlan:
+    """Training that a dataset is checked for.
 
     Args:
-        clip: What a clip measures.
+        clip: Number, rate and size of the frames.
         batch_size: Clips per process and step.
         processes: Number of processes.
-        held_out_fraction: Share of the files to hold out.
+        held_out_fraction: Fraction of the files to hold out.
         bits: Bits of a token.
         temporal_factor: Frames per latent frame.
         spatial_factor: Pixels per token, along a side.
@@ -93,63 +95,68 @@ class Plan:
         return self.bits, frames, self.clip.height // self.spatial_factor, self.clip.width // self.spatial_factor
 
 
-def examine(path: Path, whole: bool = True) -> Facts:
-    """Opens a file and decodes all of it, or its first frame only.
+def examine(path: Path, whole: bool = True, time_limit: float = math.inf) -> FileFacts:
+    """Decode all of a file, or only its first frame if not ``whole``.
 
     Raises:
-        UnreadableVideo: If something is wrong with what is decoded.
+        UnreadableVideo: If a decoded frame is damaged or missing, or the frames change their size.
     """
-    if is_picture(path) or not whole:
-        found, (height, width) = probe(path), shown_size(path)
-        return Facts(height, width, found.seconds, found.frames, found.fps, even=None)
-    with opened(path) as (container, stream):
+    if is_image(path) or not whole:
+        found, (height, width) = probe(path, time_limit), display_size(path, time_limit)
+        return FileFacts(height, width, found.seconds, found.frames, found.fps, even=None)
+    with opened(path, time_limit) as video:
         times, sizes, end = [], set(), 0.0
-        for shown in every(container, stream):
-            times.append(shown.time)
-            turned = round(shown.frame.rotation / 90) % 2
-            sizes.add((shown.frame.width, shown.frame.height) if turned else (shown.frame.height, shown.frame.width))
-            end = shown.end
+        for decoded in every(video):
+            times.append(decoded.time)
+            sizes.add(upright_size(decoded.frame))
+            end = decoded.end
         if len(sizes) > 1:
             raise DecodeError(f"its frames change their size: {', '.join(f'{height} x {width}' for height, width in sorted(sizes))}")
         steps = [after - before for before, after in pairwise(times)]
-        even = not steps or max(steps) - min(steps) <= EVEN
+        even = not steps or max(steps) - min(steps) <= CONSTANT_RATE
         height, width = sizes.pop()
-        return Facts(height, width, end, len(times), len(times) / end if end else 0.0, even)
+        return FileFacts(height, width, end, len(times), len(times) / end if end else 0.0, even)
 
 
-def summary(rows: Sequence[Row], found: dict[Path, Facts | str], plan: Plan) -> dict[str, Any]:
-    """Everything worth knowing about a data set, as JSON has it.
+def summary(records: Sequence[ClipRecord], found: dict[Path, FileFacts | str], plan: TrainingPlan) -> dict[str, Any]:
+    """Return the statistics of a dataset as a JSON object.
 
     Args:
-        rows: Its rows.
-        found: What every file is like, or why it cannot be read.
-        plan: What it shall be used for.
+        records: Its records.
+        found: Measurements of every file, or the reason why it is unreadable.
+        plan: Training that it is checked for.
     """
-    wrong = {row.place: reason for row in rows if (reason := _wrong(row, found[row.path]))}
-    sound = [row for row in rows if row.place not in wrong]
-    facts = [fact for fact in found.values() if isinstance(fact, Facts)]
+    reasons = {record.location: reason for record in records if (reason := _unusable(record, found[record.path]))}
+    usable = [record for record in records if record.location not in reasons]
+    facts = [fact for fact in found.values() if isinstance(fact, FileFacts)]
     videos = [fact for fact in facts if fact.fps > 0]
     return {
-        "rows": len(rows),
+        "rows": len(records),
         "files": {"videos": len(videos), "pictures": len(facts) - len(videos), "unreadable": len(found) - len(facts)},
-        "unreadable": [{"row": row.place, "path": row.written, "reason": wrong[row.place]} for row in rows if row.place in wrong],
+        "unreadable": [
+            {"row": record.location, "path": record.listed_path, "reason": reasons[record.location]}
+            for record in records
+            if record.location in reasons
+        ],
         "seconds": {"total": sum(fact.seconds for fact in videos), **_spread(fact.seconds for fact in videos)},
         "frames": {"total": sum(fact.frames for fact in videos), **_spread(fact.frames for fact in videos)},
         "fps": _most(f"{fact.fps:.3f}".rstrip("0").rstrip(".") for fact in videos),
         "uneven": sum(fact.even is False for fact in videos),
         "sizes": _most(f"{fact.height} x {fact.width}" for fact in facts),
-        "captions": _captions([row.caption for row in rows if row.caption]),
-        "labels": _most(str(row.label) for row in rows if row.label is not None),
-        "epoch": _epoch(sound, found, plan),
+        "captions": _captions([record.caption for record in records if record.caption]),
+        "labels": _most(str(record.label) for record in records if record.label is not None),
+        "epoch": _epoch(usable, found, plan),
     }
 
 
-def _wrong(row: Row, fact: Facts | str) -> str:
-    """Why a row gives no clip; "" if it does."""
+def _unusable(record: ClipRecord, fact: FileFacts | str) -> str:
+    """Return the reason why a record yields no clip; "" if it does."""
     if isinstance(fact, str):
         return fact
-    beyond = fact.fps > 0 and max(row.start, row.end or 0.0) > fact.seconds + BEYOND
-    return f"{row.path}: the row goes to {max(row.start, row.end or 0.0):.3f} s, the file to {fact.seconds:.3f} s" if beyond else ""
+    beyond = fact.fps > 0 and max(record.start, record.end or 0.0) > fact.seconds + END_TOLERANCE
+    return (
+        f"{record.path}: the line goes to {max(record.start, record.end or 0.0):.3f} s, the file to {fact.seconds:.3f} s" if beyond else ""
+    )
 
 
 def _spread(values: Iterable[float]) -> dict[str, float]:
@@ -158,11 +165,11 @@ def _spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def _most(values: Iterable[str]) -> dict[str, int]:
-    """How often the most frequent values occur, and all others together."""
+    """Return the counts of the most frequent values, and of all others together."""
     counts = Counter(values)
-    named = dict(counts.most_common(NAMED))
+    named = dict(counts.most_common(MAX_LISTED))
     others = counts.total() - sum(named.values())
-    return named | ({f"{len(counts) - NAMED} others": others} if others else {})
+    return named | ({f"{len(counts) - MAX_LISTED} others": others} if others else {})
 
 
 def _captions(captions: list[str]) -> dict[str, Any]:
@@ -173,20 +180,20 @@ def _captions(captions: list[str]) -> dict[str, Any]:
         "characters": _spread(map(len, captions)),
         "words": _spread(map(len, words)),
         "different words": len({word for text in words for word in text}),
-        "frequent words": dict(Counter(word for text in words for word in text).most_common(NAMED)),
+        "frequent words": dict(Counter(word for text in words for word in text).most_common(MAX_LISTED)),
     }
 
 
-def _epoch(rows: list[Row], found: dict[Path, Facts | str], plan: Plan) -> dict[str, Any]:
-    """What training makes of the rows: the same steps as in VideoFolder."""
-    lengths = {path: fact.seconds for path, fact in found.items() if isinstance(fact, Facts)}
-    ended = [row if row.end is not None or is_picture(row.path) else replace(row, end=lengths[row.path]) for row in rows]
+def _epoch(records: list[ClipRecord], found: dict[Path, FileFacts | str], plan: TrainingPlan) -> dict[str, Any]:
+    """Return the size of a training epoch, by the same steps as in VideoFolder."""
+    lengths = {path: fact.seconds for path, fact in found.items() if isinstance(fact, FileFacts)}
+    ended = [record if record.end is not None or is_image(record.path) else replace(record, end=lengths[record.path]) for record in records]
     try:
-        used = fitting_rows(ended, plan.clip)
+        used = fitting_records(ended, plan.clip)
         train, held = hold_out(used, plan.held_out_fraction)
     except ValueError as error:
         return {"clips": 0, "held out": 0, "batches": 0, "trouble": str(error)}
-    size = bytes_of_latent(plan.latent, "float32")  # as caches are unless told otherwise
+    size = bytes_of_latent(plan.latent, "float32")  # the default of a latent cache
     return {
         "clips": len(train),
         "held out": len(held),

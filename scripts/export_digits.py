@@ -1,12 +1,11 @@
-"""Writes moving digits as files: a folder that looks like anyone's own data, to try video reading, captions and prompts with.
+"""Moving digits as files: a folder like a user's own data, to try video reading, captions and prompts.
 
-``python -m scripts.export_digits FOLDER --clips 40 --frames 17`` makes ``NAME.mp4``, its first frame as ``NAME.png``, and
-``manifest.jsonl`` with a line ``{"path": "NAME.mp4", "caption": "a red 3 moving left", "label": "3 left"}`` per clip.
+``python -m scripts.export_digits FOLDER --clips 40 --frames 17`` writes, per clip, ``NAME.mp4``, its first frame as ``NAME.png``, and
+a line ``{"path": "NAME.mp4", "caption": "a red 3 moving left", "label": "3 left"}`` of ``manifest.jsonl``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 from fractions import Fraction
@@ -18,29 +17,33 @@ from torch import Tensor
 
 from datamodules.digits.moving_digits import MovingDigits
 from modules.geometry import Clip
+from scripts.cli import run
 
 log = logging.getLogger(__name__)
 
 
-def export(folder: Path, clips: int, clip: Clip, seed: int = 0) -> Path:
-    """Writes the first training clips of ``MovingDigits``.
+def export_digits(folder: Path, *, clips: int = 40, frames: int = 17, size: int = 32, seed: int = 0) -> None:
+    """Write moving digits as mp4 files with a manifest.
 
     Args:
-        folder: Where to; made if missing.
+        folder: Folder to write to; created if missing.
         clips: Number of clips.
-        clip: What a clip measures.
+        frames: Frames per clip.
+        size: Height and width in pixels.
         seed: Seed of the clips.
-
-    Returns:
-        Path of the manifest.
     """
+    manifest = export(folder, clips, Clip(frames, size, size), seed)
+    log.info("wrote %d clips, listed in %s", clips, manifest)
+
+
+def export(folder: Path, clips: int, clip: Clip, seed: int = 0) -> Path:
+    """Write the first training clips of ``MovingDigits`` and return the path of their manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    source = MovingDigits(clip, seed=seed, clips=clips)
-    dataset = source.dataset("train")
-    lines = []
+    digits = MovingDigits(clip, seed=seed, clips=clips)
+    dataset, lines = digits.dataset("train"), []
     for index in range(clips):
         item = dataset[index]
-        label = source.class_names[item["label"]]
+        label = digits.class_names[item["label"]]
         name = f"{index:04d}_{label.replace(' ', '_')}"
         write_mp4(folder / f"{name}.mp4", item["video"], clip.fps)
         Image.fromarray(item["video"][:, 0].permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
@@ -51,7 +54,7 @@ def export(folder: Path, clips: int, clip: Clip, seed: int = 0) -> Path:
 
 
 def write_mp4(path: Path, video: Tensor, fps: float) -> None:
-    """Writes ``(3, T, H, W)`` uint8 as H.264 with full colour resolution, close to lossless."""
+    """Write ``(3, T, H, W)`` uint8 as nearly lossless H.264 without chroma subsampling."""
     _, _, height, width = video.shape
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "5"})
@@ -61,18 +64,5 @@ def write_mp4(path: Path, video: Tensor, fps: float) -> None:
         container.mux(stream.encode())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes moving digits as mp4 files with a manifest.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--clips", type=int, default=40, help="number of clips")
-    parser.add_argument("--frames", type=int, default=17, help="frames per clip")
-    parser.add_argument("--size", type=int, default=32, help="height and width in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the clips")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    manifest = export(arguments.folder, arguments.clips, Clip(arguments.frames, arguments.size, arguments.size), arguments.seed)
-    log.info("wrote %d clips, listed in %s", arguments.clips, manifest)
-
-
 if __name__ == "__main__":
-    main()
+    run(export_digits)

@@ -1,4 +1,4 @@
-"""What a training will need, before it is started: ``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``.
+"""Estimates what a training will need: ``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``.
 
 Takes the options of ``train.py fit``, builds the model without its content, and runs nothing. Strategy, devices, precision, activation
 checkpointing, accumulation and batch size are those of the configuration.
@@ -6,7 +6,6 @@ checkpointing, accumulation and batch size are those of the configuration.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import warnings
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
 
 from modules.geometry import Clip, Layout
 from modules.loading import KINDS, build, kind_of
@@ -33,31 +33,36 @@ from modules.planning import (
 )
 from modules.planning.per_device import Strategy, days
 from modules.transformer import VideoARTransformer
-from modules.user_errors import user_error
-from train import Parser, VideoARCLI
+from scripts.cli import command_line
+from train import VideoARCLI
 
 GIB = 2**30
 NOT_COUNTED = "Not counted: temporary tensors within operations, the encoder at work, buffers of communication, what CUDA itself takes."
 
 
-class Composed(VideoARCLI):
-    """The configuration of a command line, without building anything."""
+class PlanCLI(VideoARCLI):
+    """The command line of ``train.py fit`` and the options of the plan. Builds nothing: the hardware may not be here."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--tflops", type=float, default=989.0, help="10^12 operations per second of a device (H100: 989, bf16, dense)")
+        parser.add_argument("--utilisation", type=float, default=0.4, help="the fraction of them that is assumed to be used")
+        parser.add_argument("--tokens", type=float | None, default=None, help="tokens to train on; by default those of trainer.max_steps")
 
     def instantiate_classes(self) -> None:
-        """Nothing, as hardware may be named that is not here."""
+        """Build nothing."""
 
     def after_instantiate_classes(self) -> None:
-        """Nothing."""
+        """Load nothing."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""
+        """Run nothing."""
 
 
 def compose(arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings of ``train.py fit`` with these options."""
-    settings = {"parser_mode": "omegaconf+", "exit_on_error": False}
-    cli = Composed(args=["fit", *arguments], parser_class=Parser, parser_kwargs=settings, seed_everything_default=0)
-    config = cli.config["fit"]
+    """Return the settings of ``train.py fit`` with these arguments, without building anything."""
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter|Mismatch dtype between input and weight")
+    config = PlanCLI(["fit", *arguments]).config["fit"]
     assert isinstance(config, Namespace)
     return config.as_dict()
 
@@ -140,13 +145,13 @@ def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: b
 
     def make() -> TokenizerTraining:
         model = build(settings, "the command line", {"optimizer", "discriminator_optimizer"})
-        return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversarial)
+        return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
 
     with torch.device("meta"):
         training = make()
     memory, work = tokenizer_memory_of(make, clip, bf16), tokenizer_work_of(training, clip)
     own = sum(parameter.numel() for parameter in training.tokenizer.parameters())
-    critics = f", its critics {training.trained - own:,}" if training.adversary else ""
+    critics = f", its discriminators {training.trained - own:,}" if training.adversary else ""
     frozen = {"network of the perceptual loss": training.frozen} if training.perceptual else {}
     return Sized(f"tokenizer {own:,} parameters{critics}", training.tokenizer.layout(clip), memory, work, frozen)
 
@@ -219,20 +224,9 @@ def ranks_of(trainer: dict[str, Any]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description="Prints what a training needs. All other options are those of train.py fit.", allow_abbrev=False
-    )
-    parser.add_argument("--tflops", type=float, default=989.0, help="10^12 operations per second of a device (an H100: 989 in bf16, dense)")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="the assumed share of them that is used")
-    parser.add_argument("--tokens", type=float, help="how many tokens to train on; those of trainer.max_steps if not given")
-    own, rest = parser.parse_known_args(arguments)
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter|Mismatch dtype between input and weight")
-    try:
-        sys.stdout.write(plan(compose(rest), own.tflops, own.utilisation, own.tokens))
-    except Exception as error:
-        if (text := user_error(error)) is None:
-            raise
-        sys.exit(f"error: {text}")
+    with command_line():
+        config = compose(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.write(plan(config, config["tflops"], config["utilisation"], config["tokens"]))
 
 
 if __name__ == "__main__":

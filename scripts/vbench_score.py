@@ -1,22 +1,22 @@
-"""The scores that VBench wrote, added up as its leaderboard does, in the form of all other evaluations.
+"""VBench's total scores, computed from its result files as on its leaderboard, as a report.json.
 
     python -m scripts.vbench_score evaluation_results/my_eval_results.json --out runs/vbench
 
-VBench itself needs an environment of its own. Its ``*_eval_results.json`` hold ``{"subject_consistency": [score, ...], ...}``; several
-files, of some dimensions each, may be given. Constants: VBench's scripts, July 2024.
+VBench needs a separate environment. Its ``*_eval_results.json`` hold ``{"subject_consistency": [score, ...], ...}``; the dimensions may be
+spread over several files. Constants: VBench's scripts, July 2024.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from modules.metrics.evaluation.results import Results, Row, origin, table
+from modules.metrics import Evaluation, Measurement, provenance, write_report
+from scripts.cli import run
 
-# Lowest and highest score of a dimension, between which it is spread over 0..1, and its weight.
+# Lowest and highest score of a dimension, which are mapped to 0 and 1, and its weight.
 QUALITY = {
     "subject_consistency": (0.1462, 1.0, 1.0),
     "background_consistency": (0.2615, 1.0, 1.0),
@@ -37,28 +37,28 @@ SEMANTIC = {
     "temporal_style": (0.0, 0.364, 1.0),
     "overall_consistency": (0.0, 0.364, 1.0),
 }
-FROM_PICTURE = {"i2v_subject": (0.1462, 1.0, 1.0), "i2v_background": (0.2615, 1.0, 1.0), "camera_motion": (0.0, 1.0, 0.1)}
-# Without flicker, which VBench-I2V does not count.
-QUALITY_FROM_PICTURE = {name: bounds for name, bounds in QUALITY.items() if name != "temporal_flickering"}
+FROM_IMAGE = {"i2v_subject": (0.1462, 1.0, 1.0), "i2v_background": (0.2615, 1.0, 1.0), "camera_motion": (0.0, 1.0, 0.1)}
+# VBench-I2V does not count temporal flickering.
+QUALITY_FROM_IMAGE = {name: bounds for name, bounds in QUALITY.items() if name != "temporal_flickering"}
 
 
 def totals(scores: Mapping[str, float]) -> dict[str, float]:
-    """Quality, semantic and total score of VBench, or picture, quality and total score of VBench-I2V, each 0..1.
+    """Return quality, semantic and total score of VBench, or image, quality and total score of VBench-I2V, each 0..1.
 
     Args:
-        scores: Score of every dimension, 0..1; those of VBench-I2V if one of its own is among them.
+        scores: Score of every dimension, 0..1; taken as VBench-I2V if a dimension of its own is among them.
 
     Raises:
-        ValueError: If a dimension is missing, which VBench would count as zero, or unknown.
+        ValueError: If a dimension is unknown or missing. VBench counts a missing one as zero.
     """
     parts = {"quality": QUALITY, "semantic": SEMANTIC}
-    if scores.keys() & FROM_PICTURE.keys():
-        parts = {"picture": FROM_PICTURE, "quality": QUALITY_FROM_PICTURE}
+    if scores.keys() & FROM_IMAGE.keys():
+        parts = {"image": FROM_IMAGE, "quality": QUALITY_FROM_IMAGE}
     known = {name for part in parts.values() for name in part}
     if missing := sorted(known - scores.keys()):
         raise ValueError(f"VBench scores lack {', '.join(missing)}; a total needs every dimension")
-    if strangers := sorted(scores.keys() - known - QUALITY.keys()):
-        raise ValueError(f"VBench has no dimension {', '.join(strangers)}")
+    if unknown := sorted(scores.keys() - known - QUALITY.keys()):
+        raise ValueError(f"VBench has no dimension {', '.join(unknown)}")
     result = {name: _mean(scores, part) for name, part in parts.items()}
     first, second = result.values()
     total = (4 * first + second) / 5 if "semantic" in result else (first + second) / 2
@@ -66,11 +66,11 @@ def totals(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def read_scores(paths: Iterable[str | Path]) -> dict[str, float]:
-    """Scores of all dimensions in some of VBench's files.
+    """Return the scores of all dimensions in VBench's files.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a file is not VBench's, or a dimension has two scores.
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file is not VBench's, a dimension has two scores, or a score is outside 0..1.
     """
     scores: dict[str, float] = {}
     for path in paths:
@@ -83,10 +83,10 @@ def read_scores(paths: Iterable[str | Path]) -> dict[str, float]:
     return scores
 
 
-def rows_of(scores: Mapping[str, float]) -> list[Row]:
-    """Totals first, then every dimension, in per cent as they are published."""
+def measurements_of(scores: Mapping[str, float]) -> list[Measurement]:
+    """Return totals first, then every dimension, in per cent as published."""
     numbers = {f"{name} score": value for name, value in reversed(totals(scores).items())} | dict(scores)
-    return [Row(f"VBench {name.replace('_', ' ')} (%)", "generated", (100 * value,)) for name, value in numbers.items()]
+    return [Measurement(f"VBench {name.replace('_', ' ')} (%)", "generated", (100 * value,)) for name, value in numbers.items()]
 
 
 def _scores_in(path: str | Path) -> dict[str, float]:
@@ -95,12 +95,12 @@ def _scores_in(path: str | Path) -> dict[str, float]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no scores of VBench, which are a mapping of dimensions")
+        raise ValueError(f"{path} has no VBench scores: expected a mapping of dimensions")
     for name, scores in content.items():
         if not isinstance(scores, list) or not scores or not isinstance(scores[0], int | float):
-            raise ValueError(f"{path} holds no score of VBench for {name}, which would be a list that begins with a number")
+            raise ValueError(f"{path} has no VBench score for {name}: expected a list that begins with a number")
     return {name: float(scores[0]) for name, scores in content.items()}
 
 
@@ -109,23 +109,21 @@ def _mean(scores: Mapping[str, float], part: Mapping[str, tuple[float, float, fl
     return sum(weight * value for weight, value in parts) / sum(weight for weight, _ in parts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", help="VBench's *_eval_results.json")
-    parser.add_argument("--out", type=Path, required=True, help="folder for results.json")
-    parser.add_argument("--checkpoint", help="the weights that made the videos, to be named by their hash")
-    options = parser.parse_args()
-    rows = rows_of(read_scores(options.files))
-    if options.checkpoint and not Path(options.checkpoint).is_file():
-        raise FileNotFoundError(f"there is no file {options.checkpoint}")
-    results = Results(rows, {"name": "VBench", "source": "VBench's own files"}, origin(options.checkpoint, files=options.files))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(results.text(), encoding="utf-8")
-    sys.stdout.write(f"protocol VBench\n{table(rows)}\n")
+def score(files: list[Path], *, out: Path, checkpoint: Path | None = None) -> None:
+    """Compute VBench's total scores from its result files and write them to a report.json.
+
+    Args:
+        files: VBench's *_eval_results.json.
+        out: Folder for report.json.
+        checkpoint: Weights that made the videos, recorded by their hash.
+    """
+    if checkpoint and not checkpoint.is_file():
+        raise FileNotFoundError(f"there is no file {checkpoint}")
+    details = {"files": [str(file) for file in files]}
+    evaluation = Evaluation(measurements_of(read_scores(files)), {"name": "VBench", "source": "VBench's own files"}, details)
+    write_report(out / "report.json", {"evaluations": [evaluation.plain()], "provenance": provenance(checkpoint)})
+    sys.stdout.write(evaluation.text())
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run(score)

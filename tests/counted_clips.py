@@ -1,4 +1,4 @@
-"""Clips that are nothing but numbers, and a model that writes down which ones it sees."""
+"""Clips identified by their index, and a model that records which ones it sees."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,14 +23,14 @@ class Numbers(list):
 
 
 class Visits(Numbers):
-    """A clip that says how often it came before."""
+    """Clips whose label is their number of earlier visits."""
 
     def at_visit(self, index, visit):
         return {**self[index], "label": visit}
 
 
 class NumberClips(ClipDataModule):
-    """As many clips as asked for, and five held out."""
+    """``length`` training clips and five held-out clips."""
 
     class_names: ClassVar[list[str]] = []
     captions: ClassVar[list[str]] = []
@@ -46,7 +46,7 @@ class NumberClips(ClipDataModule):
 
 
 class Recorder(LightningModule):
-    """Writes down which clips every step saw, and how many frames they have."""
+    """Records clips, frames and labels of every training step."""
 
     def __init__(self, asks_for_steps=False):
         super().__init__()
@@ -74,7 +74,7 @@ class Recorder(LightningModule):
 def record(
     data: LightningDataModule, folder: Path, steps: int = -1, ckpt_path: Path | None = None, model: Recorder | None = None, **options: Any
 ) -> Recorder:
-    """What a run over some data sees; it leaves the checkpoint ``<steps>.ckpt``."""
+    """Train on a data module and return what the model saw; writes the checkpoint ``<steps>.ckpt``."""
     model = model or Recorder()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
     trainer = Trainer(default_root_dir=folder, max_steps=steps, **quiet, **options)
@@ -84,6 +84,6 @@ def record(
 
 
 def as_process(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
-    """Take this process for one of several."""
+    """Treat this process as one of several."""
     for module in (resumable, video_buckets):
         monkeypatch.setattr(module, "rank_and_world_size", lambda: (rank, world))

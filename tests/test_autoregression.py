@@ -8,7 +8,7 @@ from modules.autoregression import BitCorruption, Generation, Guidance, ReEncodi
 from modules.autoregression.teacher_forcing import opening_contexts
 from modules.geometry import Clip, Layout, Pyramid
 from modules.tokenizer import VideoTokenizer
-from modules.tokenizer.pyramid import Resize
+from modules.tokenizer.pyramid import ResizeMode
 from modules.transformer import VideoARTransformer
 from modules.transformer.decoding.state import Decoding
 
@@ -33,7 +33,7 @@ def generators(*seeds: int) -> list[torch.Generator]:
 
 @pytest.mark.parametrize("resize", ["area", "bilinear"])
 @pytest.mark.parametrize("corruption", [BitCorruption(), Flips()])
-def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize: Resize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampler_feeds_what_the_teacher_taught(corruption: BitCorruption, resize: ResizeMode, monkeypatch: pytest.MonkeyPatch) -> None:
     """An oracle in the transformer's place answers with the taught bits, flipped: every input must be the teacher's, bit for bit."""
     batch_tokens, transformer = teacher_forcing(latents(), corruption, LAYOUT.pyramid, resize), make_transformer(resize=resize)
     seen, remembered = [], []

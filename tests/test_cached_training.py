@@ -71,7 +71,7 @@ def test_clips_may_grow_and_be_mixed_with_videos(made: Made, tmp_path: Path) -> 
     assert seen[0] == seen[1]
     assert {batch["latent"].shape[2] for batch in batches if "latent" in batch} == {1, 2}
     assert {batch["video"].shape[2] for batch in batches if "video" in batch} == {1, 5}
-    other = {**data.parts["a"].plan.tokenizer, "encoder": "other"}
+    other = {**data.parts["a"].header.tokenizer, "encoder": "other"}
     with pytest.raises(ValueError, match=r"has latents of tokenizer .*, but the model has tokenizer .*encoder other"):
         data.check_tokenizer(other, "other.ckpt")
 
@@ -79,8 +79,8 @@ def test_clips_may_grow_and_be_mixed_with_videos(made: Made, tmp_path: Path) -> 
 @pytest.mark.parametrize("clip", [Clip(9, 16, 16), Clip(4, 16, 16), Clip(5, 32, 16), Clip(5, 16, 16, 4)])
 def test_clips_that_the_cache_does_not_have_are_refused(made: Made, clip: Clip) -> None:
     message = (
-        rf"latents has latents of clips with frames 5, height 16, width 16, fps 8; asked for frames {clip.frames}, height {clip.height}, "
-        rf"width 16, fps {clip.fps:g} \(1 \+ 4 \* n frames, at most those\)"
+        rf"latents has latents of clips with frames 5, height 16, width 16, fps 8; requested frames {clip.frames}, height {clip.height}, "
+        rf"width 16, fps {clip.fps:g} \(1 \+ 4 \* n frames, at most as encoded\)"
     )
     with pytest.raises(ValueError, match=message):
         CachedLatents(clip, folder=str(made.latents)).setup("fit")
@@ -94,9 +94,9 @@ def test_another_tokenizer_is_refused_with_both_named(made: Made, tmp_path: Path
         ValueError, match=rf"latents of tokenizer {hashes} \(.*tokenizer.*last\.ckpt\), not of {hashes} \(.*other.*last\.ckpt\)"
     ):
         encode(tmp_path, other)
-    with pytest.raises(ValueError, match=r"was begun with clip\.frames 5, not 9: give another folder, or remove that one"):
+    with pytest.raises(ValueError, match=r"was begun with clip\.frames 5, not 9: use another folder, or remove that one"):
         encode(tmp_path, made.tokenizer, "--data.clip.frames", 9)
-    with pytest.raises(ValueError, match=r"was begun with preprocessing\.seed 0, not 3: give another folder"):
+    with pytest.raises(ValueError, match=r"was begun with preprocessing\.seed 0, not 3: use another folder"):
         encode(tmp_path, made.tokenizer, "--data.seed", 3)
     assert files(tmp_path / "latents") == files(made.latents)
     train = ("fit", "videoar", tmp_path / "ar", *CACHED, "--data.folder", made.latents)
@@ -135,7 +135,7 @@ SAMPLE = ("-c", CONFIGS / "sample.yaml", "--data.clip.height", 16, "--data.clip.
 def test_what_a_cached_run_leaves_can_be_looked_at_and_completed(made: Made, tmp_path: Path) -> None:
     cached = (*CACHED, "--data.folder", made.latents)
     half = run("fit", "videoar", tmp_path / "ar", *cached, "--init_from", made.model, *TRAIN)
-    assert {path.name.split("_")[-1] for path in (tmp_path / "ar/pictures").iterdir()} == {"reconstructed.png", "generated.png"}
+    assert {path.name.split("_")[-1] for path in (tmp_path / "ar/images").iterdir()} == {"reconstructed.png", "generated.png"}
     run("test", "videoar", tmp_path / "test", *cached, "--ckpt_path", half)
     report = json.loads((tmp_path / "test/report.json").read_text())
     assert report["protocol"]["clips"] == 4 and 0 < report["metrics"]["test/loss"] < 1 and "test/psnr" not in report["metrics"]
@@ -151,7 +151,7 @@ def test_what_a_cached_run_leaves_can_be_looked_at_and_completed(made: Made, tmp
     assert (tmp_path / "whole/samples/short.mp4").read_bytes() == alone.read_bytes() and (tmp_path / "whole/samples/long.mp4").exists()
 
     other = run("fit", "tokenizer", tmp_path / "other", "--seed_everything", 1)
-    with pytest.raises(ValueError, match=r"other.*last\.ckpt is of another model than .*ar.*last\.ckpt: both have tokenizer\.decoder"):
+    with pytest.raises(ValueError, match=r"other.*last\.ckpt is from another model than .*last\.ckpt: their values of tokenizer\.decoder"):
         compose("videoar", tmp_path, "--init_from", f"[{half},{other}]")
 
 
@@ -167,10 +167,10 @@ def test_a_damaged_shard_ends_a_run_by_its_name(made: Made, tmp_path: Path) -> N
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1  # latents are most of a shard
     shard.write_bytes(content)
-    with pytest.raises(ValueError, match=r"train/000001\.safetensors is damaged: latent \d is not the one that was written; remove it"):
+    with pytest.raises(ValueError, match=r"train/000001\.safetensors is damaged: latent \d does not match its checksum; remove it"):
         run("fit", "videoar", tmp_path / "ar", *CACHED, "--data.folder", tmp_path / "latents", "--init_from", made.tokenizer, *TRAIN)
     shard.unlink()
-    with pytest.raises(ValueError, match=r"latents is not complete: 1 of 5 shards are missing, such as train/000001"):
+    with pytest.raises(ValueError, match=r"latents is incomplete: 1 of 5 shards are missing, such as train/000001"):
         run("fit", "videoar", tmp_path / "ar", *CACHED, "--data.folder", tmp_path / "latents", "--init_from", made.tokenizer)
     encode(tmp_path, made.tokenizer)
     assert files(tmp_path / "latents") == files(made.latents)

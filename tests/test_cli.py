@@ -8,13 +8,14 @@ import sys
 from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
-from toy_runs import CONFIGS, ROOT, arguments, compose, run, weights
+from stage_runs import StageRuns
+from toy_runs import CONFIGS, ROOT, arguments, checkpoint, compose, run, weights
 
 from datamodules.decoding.reader import probe, read_clip
 from modules import LitVideoAR
@@ -23,33 +24,8 @@ from scripts.export_digits import export
 from train import main
 
 
-class Road(NamedTuple):
-    """The folder of every stage of one small training, in order."""
-
-    pictures: Path
-    video: Path
-    short: Path
-    long: Path
-
-
-def checkpoint(stage: Path) -> Path:
-    return stage / "checkpoints" / "last.ckpt"
-
-
-@pytest.fixture(scope="module")
-def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    folder = tmp_path_factory.mktemp("road")
-    road = Road(*(folder / name for name in Road._fields))
-    images = ("-c", CONFIGS / "stage/1_images.yaml", "--data.batch_size", 4, "--trainer.max_steps", 2)
-    run("fit", "tokenizer", road.pictures, *images, "--trainer.val_check_interval", 2)
-    run("fit", "tokenizer", road.video, "--init_from", checkpoint(road.pictures))
-    run("fit", "videoar", road.short, "--init_from", checkpoint(road.video))
-    run("fit", "videoar", road.long, "--init_from", checkpoint(road.short), "--data.clip.frames", 9)
-    return road
-
-
-def test_the_video_tokenizer_starts_as_the_picture_tokenizer(road: Road, tmp_path: Path) -> None:
-    source = checkpoint(road.pictures)
+def test_the_video_tokenizer_starts_as_the_picture_tokenizer(stage_runs: StageRuns, tmp_path: Path) -> None:
+    source = checkpoint(stage_runs.image_tokenizer)
     cli = compose("tokenizer", tmp_path, "--init_from", source)
     start, pictures = cli.model.state_dict(), weights(source)
     assert cli.model.weights_source == str(source) and start.keys() == pictures.keys()
@@ -60,9 +36,11 @@ def test_the_video_tokenizer_starts_as_the_picture_tokenizer(road: Road, tmp_pat
         assert torch.equal(flat, pictures[name]) and kernel.count_nonzero() == flat.count_nonzero()
 
 
-def test_training_moves_all_of_the_tokenizer_and_then_none_of_it(road: Road) -> None:
-    video, short, long = (weights(checkpoint(stage)) for stage in (road.video, road.short, road.long))
-    start = compose("tokenizer", road.video, "--init_from", checkpoint(road.pictures)).model.state_dict()
+def test_training_moves_all_of_the_tokenizer_and_then_none_of_it(stage_runs: StageRuns, tmp_path: Path) -> None:
+    video, short, long = (
+        weights(checkpoint(stage)) for stage in (stage_runs.video_tokenizer, stage_runs.short_clips, stage_runs.long_clips)
+    )
+    start = compose("tokenizer", tmp_path, "--init_from", checkpoint(stage_runs.image_tokenizer)).model.state_dict()
     assert all(not torch.equal(value, start[name]) for name, value in video.items())
     frozen = [name for name in short if name.startswith("tokenizer.")]
     assert len(frozen) == len(video) and all(torch.equal(stage[name], video[name]) for stage in (short, long) for name in frozen)
@@ -76,32 +54,35 @@ def flat(values: Any, path: str = "") -> dict[str, Any]:
     return {path: values}
 
 
-def test_the_stages_differ_in_their_data_only(road: Road) -> None:
-    short, long = (flat(yaml.safe_load((stage / "fit.yaml").read_text().replace(str(stage), "ROOT"))) for stage in (road.short, road.long))
+def test_the_stages_differ_in_their_data_only(stage_runs: StageRuns) -> None:
+    short, long = (
+        flat(yaml.safe_load((stage / "fit.yaml").read_text().replace(str(stage), "ROOT")))
+        for stage in (stage_runs.short_clips, stage_runs.long_clips)
+    )
     assert short.keys() == long.keys()
     assert {key for key in short if short[key] != long[key]} == {".init_from", ".data.init_args.clip.frames"}
 
 
-def test_validating_a_checkpoint_finds_what_training_found(road: Road, tmp_path: Path) -> None:
-    run("validate", "videoar", tmp_path, "--ckpt_path", checkpoint(road.short))
+def test_validating_a_checkpoint_finds_what_training_found(stage_runs: StageRuns, tmp_path: Path) -> None:
+    run("validate", "videoar", tmp_path, "--ckpt_path", checkpoint(stage_runs.short_clips))
     rows = [next(csv.DictReader(file.open())) for file in tmp_path.glob("log/*/metrics.csv")]
-    during = [row for row in csv.DictReader(next(road.short.glob("log/*/metrics.csv")).open()) if row["val/loss"]]
+    during = [row for row in csv.DictReader(next(stage_runs.short_clips.glob("log/*/metrics.csv")).open()) if row["val/loss"]]
     assert float(rows[0]["val/loss"]) == pytest.approx(float(during[-1]["val/loss"]), rel=1e-5)
 
 
-def test_testing_the_tokenizer_reports_it(road: Road, tmp_path: Path) -> None:
-    run("test", "tokenizer", tmp_path, "--init_from", checkpoint(road.video))
+def test_testing_the_tokenizer_reports_it(stage_runs: StageRuns, tmp_path: Path) -> None:
+    run("test", "tokenizer", tmp_path, "--init_from", checkpoint(stage_runs.video_tokenizer))
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["protocol"]["clips"] == 4 and report["protocol"]["checkpoint"] == str(checkpoint(road.video))
+    assert report["protocol"]["clips"] == 4 and report["protocol"]["checkpoint"] == str(checkpoint(stage_runs.video_tokenizer))
     assert report["metrics"]["test/psnr"] > 0 and set(report["judge"]) == {"real", "reconstructed"}
 
 
-def test_testing_the_model_judges_real_reconstructed_and_generated_clips(road: Road, tmp_path: Path) -> None:
-    run("test", "videoar", tmp_path, "--ckpt_path", checkpoint(road.long), "--data.clip.frames", 9)
+def test_testing_the_model_judges_real_reconstructed_and_generated_clips(stage_runs: StageRuns, tmp_path: Path) -> None:
+    run("test", "videoar", tmp_path, "--ckpt_path", checkpoint(stage_runs.long_clips), "--data.clip.frames", 9)
     report = json.loads((tmp_path / "report.json").read_text())
     assert set(report["judge"]) == {"real", "reconstructed", "generated"}
     assert report["judge"]["real"]["digit_all"] == 1.0 and all(row["clips"] == 4 for row in report["judge"].values())
-    assert report["protocol"]["checkpoint"] == str(checkpoint(road.long)) and report["protocol"]["frames"] == 9
+    assert report["protocol"]["checkpoint"] == str(checkpoint(stage_runs.long_clips)) and report["protocol"]["frames"] == 9
     assert 0 <= report["metrics"]["test/accuracy/frame2_scale0"] <= 1 and "test/accuracy/frame3_scale0" not in report["metrics"]
     assert (tmp_path / "report.png").stat().st_size > 0
 
@@ -109,7 +90,7 @@ def test_testing_the_model_judges_real_reconstructed_and_generated_clips(road: R
 SAMPLE = ("-c", CONFIGS / "sample.yaml", "--data.clip.height", 16, "--data.clip.width", 16, "--data.clip.frames", 9)
 
 
-def test_predict_writes_every_clip_long_ones_and_continued_ones_too(road: Road, tmp_path: Path) -> None:
+def test_predict_writes_every_clip_long_ones_and_continued_ones_too(stage_runs: StageRuns, tmp_path: Path) -> None:
     export(tmp_path / "given", 1, Clip(9, 16, 16))
     (picture,) = (tmp_path / "given").glob("*.png")
     prompts = tmp_path / "prompts.jsonl"
@@ -119,7 +100,7 @@ def test_predict_writes_every_clip_long_ones_and_continued_ones_too(road: Road, 
         {"condition": "0 up", "name": "continued", "prefix": str(picture)},
     ]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ("--data.prompts", prompts, "--model.sampler.temperature", 0.6, "--ckpt_path", checkpoint(road.long))
+    options = ("--data.prompts", prompts, "--model.sampler.temperature", 0.6, "--ckpt_path", checkpoint(stage_runs.long_clips))
     command = ("predict", "videoar", tmp_path, *SAMPLE, *options)
     run(*command)
     made = tmp_path / "samples"
@@ -129,7 +110,7 @@ def test_predict_writes_every_clip_long_ones_and_continued_ones_too(road: Road, 
     lengths = {name: (line["condition"], line["frames"], line["prefix_frames"]) for name, line in manifest.items()}
     assert lengths == {"short.mp4": ("3 left", 9, 0), "long.mp4": ("7 up", 21, 0), "continued.mp4": ("0 up", 9, 1)}
     assert all(probe(made / name).frames == line["frames"] for name, line in manifest.items())
-    assert all(line["checkpoint"] == str(checkpoint(road.long)) for line in manifest.values())
+    assert all(line["checkpoint"] == str(checkpoint(stage_runs.long_clips)) for line in manifest.values())
     assert manifest["short.mp4"]["settings"]["temperature"] == 0.6
 
     given, short, continued = (read_clip(path, Clip(1, 16, 16)).float() for path in (picture, made / "short.mp4", made / "continued.mp4"))
@@ -144,52 +125,47 @@ class Stop(Exception):
 
 
 class StopAt(Callback):
-    """Ends a run before a step: at once, as a full disc or a lost machine would, or politely, after this step."""
+    """Stops a run at a step: with an exception before it, like a full disk or a lost machine, or gracefully after it."""
 
-    def __init__(self, step: int, politely: bool) -> None:
-        self.step, self.politely = step, politely
+    def __init__(self, step: int, graceful: bool) -> None:
+        self.step, self.graceful = step, graceful
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step != self.step:
             return
-        if not self.politely:
+        if not self.graceful:
             raise Stop
         trainer.should_stop = True
 
 
-CRITICS = (
-    "--model.adversarial",
-    "AdversarialLoss",
-    "--model.adversarial.channels",
-    8,
-    "--model.adversarial.start_step",
-    1,
-    "--model.scale_dropping",
-    0.5,
+ADVERSARIAL = (
+    *("--model.adversarial", "AdversarialLoss", "--model.adversarial.channels", 8, "--model.adversarial.start_step", 1),
+    *("--model.scale_dropping", 0.5),
 )
-
-
 ROLLOUT = ("--model.rollout", "Rollout", "--model.rollout.fraction", 0.5, "--model.frame_mask", "RandomFrameMask")
 AVERAGED = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.5")
 
 
-# An epoch has 4 steps, and every second step is saved.
-@pytest.mark.parametrize(("politely", "stops", "saved"), [(False, (3, 5), (2, 4)), (True, (2, 4), (3, 5))], ids=["at_once", "politely"])
 @pytest.mark.parametrize(
     ("task", "options"),
-    [("tokenizer", ()), ("tokenizer", CRITICS), ("videoar", ()), ("videoar", ROLLOUT), ("videoar", AVERAGED)],
-    ids=["tokenizer", "gan", "ar", "rollout", "averaged"],
+    [
+        pytest.param("tokenizer", (), marks=pytest.mark.slow),
+        ("tokenizer", ADVERSARIAL),
+        pytest.param("videoar", (), marks=pytest.mark.slow),
+        ("videoar", ROLLOUT),
+        ("videoar", AVERAGED),
+    ],
+    ids=["tokenizer", "adversarial", "videoar", "rollout", "averaged"],
 )
-def test_a_resumed_run_equals_one_that_never_stopped(
-    tmp_path: Path, task: str, options: tuple, politely: bool, stops: tuple[int, ...], saved: tuple[int, ...]
-) -> None:
+def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, task: str, options: tuple) -> None:
+    """An epoch has 4 steps and every second step is saved: the run resumes inside an epoch, at its end, and after a graceful stop."""
     steps = ("--trainer.max_steps", 6, "--ckpt_path", "last", *options)
     whole = run("fit", task, tmp_path / "whole", *steps)
-    for stop, step in zip(stops, saved, strict=True):
-        stopper = ("--trainer.callbacks+=test_cli.StopAt", f"--trainer.callbacks.step={stop}", f"--trainer.callbacks.politely={politely}")
-        with nullcontext() if politely else pytest.raises(Stop):
+    for stop, graceful, saved in ((3, False, 2), (5, False, 4), (4, True, 5)):
+        stopper = ("--trainer.callbacks+=test_cli.StopAt", f"--trainer.callbacks.step={stop}", f"--trainer.callbacks.graceful={graceful}")
+        with nullcontext() if graceful else pytest.raises(Stop):
             run("fit", task, tmp_path / "parts", *steps, *stopper)
-        assert torch.load(checkpoint(tmp_path / "parts"), weights_only=True)["global_step"] == step
+        assert torch.load(checkpoint(tmp_path / "parts"), weights_only=True)["global_step"] == saved
     parts = run("fit", task, tmp_path / "parts", *steps)
     first, second = (torch.load(path, weights_only=True) for path in (whole, parts))
     assert first["global_step"] == second["global_step"] == 6
@@ -229,20 +205,20 @@ def test_without_a_checkpoint_yet_last_means_from_the_start(tmp_path: Path) -> N
     assert all(torch.equal(value, last[name]) for name, value in plain.items())
 
 
-def test_the_saved_configuration_is_a_run_of_its_own(road: Road, tmp_path: Path) -> None:
-    saved = road.long / "fit.yaml"
+def test_the_saved_configuration_is_a_run_of_its_own(stage_runs: StageRuns, tmp_path: Path) -> None:
+    saved = stage_runs.long_clips / "fit.yaml"
     moved = tmp_path / "fit.yaml"
-    moved.write_text(saved.read_text().replace(str(road.long), str(tmp_path)))
+    moved.write_text(saved.read_text().replace(str(stage_runs.long_clips), str(tmp_path)))
     text = moved.read_text()
     main(["fit", "-c", str(moved)])
     assert moved.read_text() == text and str(tmp_path) in text
-    again, before = weights(checkpoint(tmp_path)), weights(checkpoint(road.long))
+    again, before = weights(checkpoint(tmp_path)), weights(checkpoint(stage_runs.long_clips))
     assert all(torch.equal(value, again[name]) for name, value in before.items())
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns_from_twice_the_batch(road: Road, tmp_path: Path) -> None:
-    still = ("--init_from", checkpoint(road.video), "--model.condition_dropout", 0, "--trainer.callbacks", "null")
+def test_two_processes_learn_what_one_learns_from_twice_the_batch(stage_runs: StageRuns, tmp_path: Path) -> None:
+    still = ("--init_from", checkpoint(stage_runs.video_tokenizer), "--model.condition_dropout", 0, "--trainer.callbacks", "null")
     one = run("fit", "videoar", tmp_path / "one", *still)
     two = tmp_path / "two"
     args = arguments("fit", "videoar", two, *still, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 2)
@@ -269,7 +245,7 @@ def test_two_processes_keep_tokenizer_and_critics_alike(tmp_path: Path) -> None:
     """The critics begin in mid-run; their averages are over both processes' clips."""
     (tmp_path / "same_on_all.py").write_text(SAME_ON_ALL)
     several = ("--trainer.devices", 2, "--trainer.strategy", "ddp_find_unused_parameters_true", "--trainer.max_steps", 3)
-    args = arguments("fit", "tokenizer", tmp_path / "two", *CRITICS, *several, "--trainer.callbacks+=same_on_all.SameOnAll")
+    args = arguments("fit", "tokenizer", tmp_path / "two", *ADVERSARIAL, *several, "--trainer.callbacks+=same_on_all.SameOnAll")
     paths = {**os.environ, "PYTHONPATH": str(tmp_path)}
     result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=300, env=paths)
     assert result.returncode == 0, result.stderr[-2000:]

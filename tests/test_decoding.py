@@ -34,11 +34,11 @@ def run(transformer: VideoARTransformer, inputs: Tensor, complete: Tensor, ids: 
 def slow(transformer: VideoARTransformer, inputs: Tensor, complete: Tensor, ids: list[Tensor], sink: bool) -> Tensor:
     """The same without a cache: all tokens of a long video at once, every query looking up who it sees and how far away that is."""
     sequence = TokenSequence(Layout(LAYOUT.pyramid, FRAMES), transformer.condition.length, transformer.history)
-    places, length, rope = sequence.places(), sequence.prompt_length, transformer.rope
-    positions, period = rope.positions(places, length), torch.tensor(rope.period(sequence.frame_tokens))
-    frame, scale = places[:, 0], places[:, 1]
+    coordinates, length, rope = sequence.coordinates(), sequence.prompt_length, transformer.rope
+    positions, period = rope.positions(coordinates, length), torch.tensor(rope.period(sequence.frame_tokens))
+    frame, scale = coordinates[:, 0], coordinates[:, 1]
     past = min(transformer.window or 99, LAYOUT.frames - 1)
-    stays = [places[:, 0] == 0] if sink else []
+    stays = [coordinates[:, 0] == 0] if sink else []
     tokens, prompts = [], []
     for told in ids:  # every frame has a condition of its own, which nobody else sees
         prompt = transformer.condition(told)

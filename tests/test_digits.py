@@ -1,4 +1,4 @@
-"""Laws of the moving digits and of their judge."""
+"""Moving digits and their classifier."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import avg_pool3d
 
 from datamodules import MovingDigits
-from datamodules.digits.classifier import DigitJudge
+from datamodules.digits.classifier import DigitClassifier
 from datamodules.digits.moving_digits import CLASSES, HUES
 from modules.geometry import Clip
 from scripts.export_digits import export
@@ -21,11 +21,11 @@ def stack(dataset, indices):
 
 
 def judged(dataset, change=lambda video: video, clips=400):
-    judge = DigitJudge()
+    classifier = DigitClassifier()
     for first in range(0, clips, 40):
         video, label = stack(dataset, range(first, first + 40))
-        judge.update(change(video), label)
-    return {name: value.item() for name, value in judge.compute().items()}
+        classifier.update(change(video), label)
+    return {name: value.item() for name, value in classifier.compute().items()}
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 48), (32, 56), (30, 44)])
@@ -100,12 +100,12 @@ def test_loaders_yield_video_batches():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 48), (32, 56)])
-def test_the_judge_reads_real_clips_without_an_error(size):
+def test_the_classifier_reads_real_clips_without_an_error(size):
     result = judged(MovingDigits(Clip(9, *size), speed=0.7).dataset("train"))
     assert result == {"digit_middle": 1.0, "digit_all": 1.0, "direction": 1.0, "clips": 400.0}
 
 
-def test_the_judge_reads_blurred_clips():
+def test_the_classifier_reads_blurred_clips():
     def blur(video):
         return avg_pool3d(video.float(), (1, 3, 3), 1, (0, 1, 1), count_include_pad=False).round().to(torch.uint8)
 
@@ -113,7 +113,7 @@ def test_the_judge_reads_blurred_clips():
     assert min(result["digit_all"], result["digit_middle"], result["direction"]) >= 0.97
 
 
-def test_the_judge_finds_nothing_in_noise():
+def test_the_classifier_finds_nothing_in_noise():
     generator = torch.Generator().manual_seed(0)
     dataset = MovingDigits(Clip(5)).dataset("train")
     result = judged(dataset, lambda video: torch.randint(0, 256, video.shape, generator=generator, dtype=torch.uint8))
@@ -121,48 +121,48 @@ def test_the_judge_finds_nothing_in_noise():
     assert 0.17 < result["direction"] < 0.33
 
 
-def test_the_judge_tells_where_the_digit_is():
+def test_the_classifier_tells_where_the_digit_is():
     video, _ = stack(MovingDigits(Clip(12)).dataset("train"), range(40))
-    digits, rows, columns = DigitJudge.read(video)
-    shifted = DigitJudge.read(video.roll((3, 5), dims=(3, 4)))
+    digits, rows, columns = DigitClassifier.read(video)
+    shifted = DigitClassifier.read(video.roll((3, 5), dims=(3, 4)))
     assert torch.equal(shifted[0], digits)
     for after, before, shift in ((shifted[1], rows, 3), (shifted[2], columns, 5)):
         # A digit half way between two pixels may be found on either.
         assert ((after - before - shift + 1) % 32).max() <= 2
 
 
-def test_the_judge_sees_wrong_digits_and_wrong_directions():
+def test_the_classifier_sees_wrong_digits_and_wrong_directions():
     video, label = stack(MovingDigits(Clip(6)).dataset("train"), range(40))
-    judge = DigitJudge()
-    judge.update(video, (label + 4) % 40)
-    assert judge.compute()["digit_all"] == 0 and judge.compute()["direction"] == 1
-    judge.reset()
-    judge.update(video.flip(2), label)
-    assert judge.compute()["digit_all"] == 1 and judge.compute()["direction"] == 0
+    classifier = DigitClassifier()
+    classifier.update(video, (label + 4) % 40)
+    assert classifier.compute()["digit_all"] == 0 and classifier.compute()["direction"] == 1
+    classifier.reset()
+    classifier.update(video.flip(2), label)
+    assert classifier.compute()["digit_all"] == 1 and classifier.compute()["direction"] == 0
 
 
-def test_the_judge_follows_the_digits_frame_by_frame():
+def test_the_classifier_follows_the_digits_frame_by_frame():
     video, label = stack(MovingDigits(Clip(4)).dataset("train"), range(40))
-    judge = DigitJudge()
-    judge.update(torch.cat([video[:, :, :3], video[:, :, 3:].roll(4, dims=0)], dim=2), label)
-    judge.compute()
-    assert judge.digit_by_frame.tolist() == [1, 1, 1, 0]
+    classifier = DigitClassifier()
+    classifier.update(torch.cat([video[:, :, :3], video[:, :, 3:].roll(4, dims=0)], dim=2), label)
+    classifier.compute()
+    assert classifier.digit_by_frame.tolist() == [1, 1, 1, 0]
 
 
-def test_pictures_have_no_direction():
-    judge = DigitJudge()
-    judge.update(*stack(MovingDigits(Clip(1)).dataset("train"), range(40)))
-    assert judge.compute()["digit_middle"] == 1 and judge.compute()["direction"].isnan()
+def test_images_have_no_direction():
+    classifier = DigitClassifier()
+    classifier.update(*stack(MovingDigits(Clip(1)).dataset("train"), range(40)))
+    assert classifier.compute()["digit_middle"] == 1 and classifier.compute()["direction"].isnan()
 
 
-def test_the_judge_refuses_what_it_cannot_compare():
+def test_the_classifier_refuses_what_it_cannot_compare():
     video, label = stack(MovingDigits(Clip(3)).dataset("train"), range(4))
-    judge = DigitJudge()
-    judge.update(video, label)
+    classifier = DigitClassifier()
+    classifier.update(video, label)
     with pytest.raises(ValueError, match=r"3 frames .* 2"):
-        judge.update(video[:, :, :2], label)
+        classifier.update(video[:, :, :2], label)
     with pytest.raises(ValueError, match="-1"):
-        judge.update(video, label - 1)
+        classifier.update(video, label - 1)
 
 
 def test_a_clip_is_drawn_in_a_few_milliseconds():

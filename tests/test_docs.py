@@ -19,7 +19,7 @@ CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 EXTEND = (ROOT / "docs/extend.md").read_text()
 SECTIONS = [section for section in re.split(r"^## ", CONFIGURATION, flags=re.MULTILINE) if "\nBase: `" in section]
 # Options that replace the data of the base command, and the ones before them with it.
-OTHER_DATA = ("--data VideoBuckets", "-c configs/data/ucf101.yaml", "-c configs/stage/paper_1")
+OTHER_DATA = ("--data VideoBuckets", "-c configs/data/ucf101.yaml", "-c configs/stage/paper_1", "--data configs/data/joint")
 
 
 def anchors(page: Path) -> set[str]:

@@ -45,7 +45,7 @@ def test_latents_stand_for_their_clips(made: Made) -> None:
 
 
 def test_a_cache_is_of_the_data_it_was_made_of(made: Made) -> None:
-    settled = LatentCache(made.latents).plan
+    settled = LatentCache(made.latents).header
     assert settled.preprocessing == {"source": "MovingDigits", "seed": 0, "speed": 1.0, "wander": 3}
     assert (settled.clip, settled.latent, settled.temporal_factor) == (Clip(5, 16, 16), (8, 2, 4, 4), 4)
     assert settled.splits == {"train": 16, "val": 4, "test": 4} and not settled.same
@@ -108,11 +108,11 @@ PARTS = {"a": MovingDigits(CLIP), "b": MovingDigits(CLIP)}
     [
         (
             MovingDigits(CLIP, milestones={3: StageOverride(frames=1)}),
-            r"and some have frames 1, height 16, width 16, fps 8: encode every size in a",
+            r"but some have frames 1, height 16, width 16, fps 8: encode each size into a",
         ),
-        (Mixture(CLIP, parts=PARTS, ratio={"a": 1, "b": 2}, main="a"), r"encode the parts a, b one by one, each in a folder of its own"),
-        (VideoBuckets(CLIP, manifest="none.jsonl", sizes=[(16, 16), (16, 32)]), r"and some have frames 5, height 16, width 32"),
-        (VideoFolder(CLIP, manifest="none.jsonl", views=FreshViews()), r"change from visit to visit .* leave datamodules\.FreshViews out"),
+        (Mixture(CLIP, parts=PARTS, ratio={"a": 1, "b": 2}, main="a"), r"encode the parts a, b one by one, each into a separate folder"),
+        (VideoBuckets(CLIP, manifest="none.jsonl", sizes=[(16, 16), (16, 32)]), r"but some have frames 5, height 16, width 32"),
+        (VideoFolder(CLIP, manifest="none.jsonl", views=FreshViews()), r"change from visit to visit .* remove datamodules\.FreshViews"),
     ],
     ids=["growth", "mixture", "buckets", "fresh"],
 )
@@ -155,8 +155,8 @@ def test_the_size_is_said_before_anything_is_written(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encode(tmp_path, made.tokenizer)
-    assert "24 of 24 clips to encode, 8 x 2 x 4 x 4 numbers each as float32: 0.0 MB in 5 of 5 shards" in caplog.text
+    assert "24 of 24 clips to encode, 8 x 2 x 4 x 4 values each as float32: 0.0 MB in 5 of 5 shards" in caplog.text
     monkeypatch.setattr(write_latents.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(10))
-    with pytest.raises(ValueError, match=r"full/latents needs 0\.0 GB of disc, 0\.0 GB are free"):
+    with pytest.raises(ValueError, match=r"full/latents needs 0\.0 GB of disk space, 0\.0 GB are free"):
         encode(tmp_path / "full", made.tokenizer)
     assert not files(tmp_path / "full" / "latents")

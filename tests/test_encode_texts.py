@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 import scripts.encode_texts as command
 from modules.storage.text_features import FeatureCache
 from modules.storage.text_features.encoder import HuggingFaceEncoder
-from scripts.encode_texts import fill, main, texts_of
+from scripts.cli import run
+from scripts.encode_texts import encode_texts, fill, texts_of
 
 TEXTS = ["a cat", "a dog runs", "", "two dogs", "a cat", "x"]
 DIFFERENT = {"a cat", "a dog runs", "two dogs", "x"}
@@ -34,7 +35,7 @@ def test_every_text_is_encoded_once_and_later_calls_add(out: Path, caplog: pytes
     encoder = FakeEncoder()
     fill(out, TEXTS, encoder, batch_size=2)
     assert encoder.encoded[0] == "a dog runs" and sorted(encoder.encoded) == sorted(DIFFERENT)
-    assert "4 texts of 2.0 tokens in the mean, 12 numbers a token at 2 bytes: 0.0 MB" in caplog.text
+    assert "4 texts of 2.0 tokens on average, 12 features per token at 2 bytes: 0.0 MB" in caplog.text
     assert "encoded 4 of 4 texts" in caplog.text and [path.name for path in out.parent.iterdir()] == [out.name]
     fill(out, [*TEXTS, "a fox"], encoder)
     assert encoder.encoded[4:] == ["a fox"]
@@ -71,18 +72,18 @@ def test_a_call_interrupted_after_merging_leaves_nothing_behind(out: Path, monke
 
 def test_what_cannot_be_done_is_refused_before_encoding(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(out, TEXTS, FakeEncoder())
-    with pytest.raises(ValueError, match=r"features of fake \(.*\), not of other \(.*give another --out"):
+    with pytest.raises(ValueError, match=r"features of fake \(.*\), not of other \(.*use another --out"):
         fill(out, TEXTS, FakeEncoder("other", most=0))
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         fill(out, TEXTS, FakeEncoder(most=0), batch_size=0)
     monkeypatch.setattr(command.shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(10))
-    with pytest.raises(ValueError, match=r"needs 0\.0 GB of disc while it is made, 0\.0 GB are free"):
+    with pytest.raises(ValueError, match=r"needs 0\.0 GB of disk space while it is written, 0\.0 GB are free"):
         fill(out, ["a fox"], FakeEncoder(most=0))
 
 
 def test_long_texts_are_counted_and_cut(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     fill(out, TEXTS, FakeEncoder(longest=2))
-    assert "1 texts have more than 2 tokens and are cut, the longest has 3" in caplog.text
+    assert "1 texts have more than 2 tokens and are cut; the longest has 3" in caplog.text
     assert FeatureCache(out).features_of(["a dog runs"])[0].shape == (2, 12)
 
 
@@ -106,7 +107,7 @@ def test_the_command_says_what_is_not_installed(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "transformers", None)
     (tmp_path / "p.txt").write_text("a dog\n")
     with pytest.raises(SystemExit, match=r"error: text encoders need more packages \(.*transformers.*\): .*pip install -e '\.\[text\]'"):
-        main(["--prompts", str(tmp_path / "p.txt"), "--encoder", "nowhere", "--out", str(tmp_path / "out")])
+        run(encode_texts, ["--prompts", str(tmp_path / "p.txt"), "--encoder", "nowhere", "--out", str(tmp_path / "out")])
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_a_real_encoder_gives_the_same_alone_and_in_a_batch(tiny_t5: Path) -> No
 
 def test_the_command_fills_a_cache_with_a_real_encoder(tiny_t5: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("a dog runs\na cat\n")
-    main(["--prompts", str(tmp_path / "p.txt"), "--encoder", str(tiny_t5), "--out", str(tmp_path / "out.safetensors")])
+    run(encode_texts, ["--prompts", str(tmp_path / "p.txt"), "--encoder", str(tiny_t5), "--out", str(tmp_path / "out.safetensors")])
     cache, encoder = FeatureCache(tmp_path / "out.safetensors"), HuggingFaceEncoder(str(tiny_t5))
     assert cache.encoder == encoder.identity and cache.lengths.tolist() == [4, 3]
     torch.testing.assert_close(cache.features_of(["a cat"])[0], encoder.encode(["a cat"])[0].bfloat16())
@@ -170,10 +171,10 @@ def test_encoders_that_are_not_whole_are_refused(tiny_t5: Path, tmp_path: Path) 
     (weights,) = (tmp_path / "lacking").glob("*.safetensors")
     save_file({name: value for name, value in load_file(weights).items() if "encoder.block.1" not in name}, weights, {"format": "pt"})
     with pytest.raises(
-        ValueError, match=r"no text encoder can be read from .*lacking: its files lack \d+ tensors, such as encoder\.block\.1"
+        ValueError, match=r"cannot read a text encoder from .*lacking: its files lack \d+ tensors, such as encoder\.block\.1"
     ):
         HuggingFaceEncoder(str(tmp_path / "lacking"))
-    with pytest.raises(ValueError, match="no text encoder can be read from .*empty"):
+    with pytest.raises(ValueError, match="cannot read a text encoder from .*empty"):
         HuggingFaceEncoder(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="longest must be at least 1 token, got 0"):
         HuggingFaceEncoder(str(tiny_t5), longest=0)

@@ -1,6 +1,5 @@
-"""The evaluation through the command line: files of results, and the same numbers from two processes as from one."""
+"""Evaluation through the command line: one report, and the same values from two processes as from one."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 import torch
 from toy_runs import CONFIGS, ROOT, arguments, run
 
-from modules.metrics import Results
+from modules.metrics import read_report
 from train import main
 
 SMALL = ("--trainer.callbacks.features.widths", "[4,4]", "--trainer.callbacks.protocol.frames", "5", "--data.held_out", "12")
@@ -28,18 +27,18 @@ def model(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run("fit", "videoar", tmp_path_factory.mktemp("videoar"), "--init_from", tokenizer)
 
 
-def numbers(path: Path) -> dict[str, tuple[float, ...]]:
-    return {f"{row.metric} {row.of}": row.values for row in Results.read(path).rows}
+def values_in(path: Path) -> dict[str, tuple[float, ...]]:
+    return {f"{row.metric} {row.of}": row.values for evaluation in read_report(path)[0] for row in evaluation.measurements}
 
 
 def test_a_tokenizer_is_compared_by_its_reconstructions(tokenizer: Path, tmp_path: Path) -> None:
     run("test", "tokenizer", tmp_path, *MADE, "--ckpt_path", tokenizer)
-    found = Results.read(tmp_path / "videos" / "results.json")
-    assert [row.of for row in found.rows] == 2 * ["real", "static", "reconstructed"] and all(row.clips in (6, 12) for row in found.rows)
-    assert found.origin["checkpoint"] == str(tokenizer) and len(found.origin["checkpoint_sha256"]) == 64
-    whole = numbers(tmp_path / "results.json")
-    assert {"psnr ", "bits/effective_per_clip ", "digit_all real"} <= whole.keys() and not any("Fréchet" in name for name in whole)
-    assert any("Fréchet" in name for name in json.loads((tmp_path / "report.json").read_text())["metrics"])
+    (whole, found), provenance = read_report(tmp_path / "report.json")
+    assert [row.of for row in found.measurements] == 2 * ["real", "static", "reconstructed"]
+    assert all(row.clips in (6, 12) for row in found.measurements)
+    assert provenance["checkpoint"] == str(tokenizer) and len(provenance["checkpoint_sha256"]) == 64
+    names = {f"{row.metric} {row.of}" for row in whole.measurements}
+    assert {"psnr ", "bits/effective_per_clip ", "digit_all real"} <= names and not any("Fréchet" in name for name in names)
 
 
 def test_lpips_is_measured_when_its_weights_are_given(tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +48,7 @@ def test_lpips_is_measured_when_its_weights_are_given(tokenizer: Path, tmp_path:
     monkeypatch.setattr("modules.tokenizer.losses.perceptual._read", read)
     perceptual = ("--model.perceptual", "PerceptualLoss", "--model.perceptual.backbone", "vgg16.pth", "--data.held_out", 4)
     run("test", "tokenizer", tmp_path, *perceptual, "--ckpt_path", tokenizer)
-    assert numbers(tmp_path / "results.json")["lpips_vgg "][0] > 0
+    assert values_in(tmp_path / "report.json")["lpips_vgg "][0] > 0
 
 
 @pytest.mark.slow
@@ -70,7 +69,7 @@ def test_two_processes_evaluate_like_one(model: Path, tmp_path: Path) -> None:
     for _ in range(2):
         result = subprocess.run([sys.executable, "train.py", *two], cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr[-2000:]
-        alone, together = (numbers(tmp_path / name / "videos" / "results.json") for name in ("one", "two"))
+        alone, together = (values_in(tmp_path / name / "report.json") for name in ("one", "two"))
         assert alone.keys() == together.keys() and any("variety" in name for name in alone) and any("nearest" in name for name in alone)
         for name, values in alone.items():
             assert together[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
@@ -80,4 +79,4 @@ def test_rollouts_of_a_model(model: Path, tmp_path: Path) -> None:
     small = ("--trainer.callbacks.frames", 13, "--trainer.callbacks.clips", 3, "--trainer.limit_test_batches", 1)
     run("test", "videoar", tmp_path, "-c", CONFIGS / "evaluate_rollouts.yaml", *small, "--ckpt_path", model)
     assert len((tmp_path / "rollouts" / "drift.csv").read_text().splitlines()) == 14
-    assert "sharpness (levels), frames 8-12 generated" in numbers(tmp_path / "rollouts" / "results.json")
+    assert "sharpness (levels), frames 8-12 generated" in values_in(tmp_path / "report.json")

@@ -1,4 +1,4 @@
-"""An evaluation finds what it must, whatever the batches, processes and earlier runs; what differs from the protocol is said."""
+"""An evaluation finds copies and static videos, whatever the batches, processes and earlier runs; departures are noted."""
 
 import json
 from collections.abc import Sized
@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks import EvaluateRollouts, EvaluateVideos
+from callbacks import EvaluateVideos, WriteReport
 from callbacks.evaluation import evaluate_videos
-from callbacks.evaluation.feature_extraction import Walk
+from callbacks.evaluation.feature_extraction import FeatureExtraction
 from modules.batch import VideoBatch
 from modules.geometry import Clip
 from modules.metrics import Protocol, RandomFeatures, closest
@@ -36,10 +36,10 @@ class Patterns:
     def __getitem__(self, index: int) -> dict[str, Any]:
         self.reads += 1
         chance = torch.Generator().manual_seed(1000 * (self.split == "train") + index)
-        picture = torch.randint(256, (3, 1, 8, 8), generator=chance, dtype=torch.uint8)
-        picture[index % 3] //= 2
+        image = torch.randint(256, (3, 1, 8, 8), generator=chance, dtype=torch.uint8)
+        image[index % 3] //= 2
         return {
-            "video": torch.cat([picture.roll(step, dims=3) for step in range(self.frames)], dim=1),
+            "video": torch.cat([image.roll(step, dims=3) for step in range(self.frames)], dim=1),
             "label": index % 3,
             "caption": f"pattern {index}",
             "index": index,
@@ -58,7 +58,7 @@ class Data(LightningDataModule):
         return self.sets[split]
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader([torch.zeros(1)])  # type: ignore[arg-type]
+        return DataLoader([{"label": 0}])  # type: ignore[arg-type]
 
 
 class Model(LightningModule):
@@ -69,7 +69,7 @@ class Model(LightningModule):
         self.rule = rule
         self.asked: list[tuple[int, int]] = []
 
-    def test_step(self, batch: Tensor, batch_index: int) -> None:
+    def test_step(self, batch: dict, batch_index: int) -> None:
         pass
 
     def reconstruct(self, batch: VideoBatch) -> Tensor:
@@ -91,7 +91,7 @@ class Model(LightningModule):
 def run(folder: Path, callback: Callback, model: LightningModule | None = None, data: Data | None = None) -> None:
     trainer = Trainer(
         default_root_dir=folder,
-        callbacks=[callback],
+        callbacks=[callback, WriteReport(str(folder / "report.json"))],
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -100,10 +100,15 @@ def run(folder: Path, callback: Callback, model: LightningModule | None = None, 
     trainer.test(model or Model(), data or Data(), verbose=False)
 
 
+def results(folder: Path) -> list[dict[str, Any]]:
+    (evaluation,) = json.loads((folder / "report.json").read_text())["evaluations"]
+    return evaluation["results"]
+
+
 def evaluated(folder: Path, model: Model | None = None, data: Data | None = None, **settings: Any) -> dict[tuple[str, str], dict]:
     settings = {"protocol": Protocol("toy", frames=5, repeats=2), **settings}
     run(folder, EvaluateVideos(RandomFeatures(widths=FEATURES), str(folder), **settings), model, data)
-    rows = json.loads((folder / "results.json").read_text())["results"]
+    rows = results(folder)
     assert len({(row["metric"], row["of"]) for row in rows}) == len(rows)
     return {(row["metric"].split(" (")[0].split(",")[0], row["of"]): row for row in rows}
 
@@ -114,12 +119,12 @@ NEAREST = "median distance to the nearest training video"
 VARIETY = "variety for one condition"
 
 
-def test_copies_have_no_distance_and_all_else_stands_beside_the_floor(tmp_path: Path) -> None:
+def test_copies_have_no_distance_and_static_videos_a_large_one(tmp_path: Path) -> None:
     rows = evaluated(tmp_path)
-    floor = rows[DISTANCE, "real"]["value"]
-    assert rows[DISTANCE, "reconstructed"]["value"] == pytest.approx(0.0, abs=1e-6) and floor > 0
-    assert rows[DISTANCE, "static"]["value"] > 3 * floor and rows[DISTANCE, "generated"]["value"] > floor
-    assert all(row["floor"] == floor for (metric, _), row in rows.items() if metric == DISTANCE)
+    reference = rows[DISTANCE, "real"]["value"]
+    assert rows[DISTANCE, "reconstructed"]["value"] == pytest.approx(0.0, abs=1e-6) and reference > 0
+    assert rows[DISTANCE, "static"]["value"] > 3 * reference and rows[DISTANCE, "generated"]["value"] > reference
+    assert all(row["real_vs_real"] == reference for (metric, _), row in rows.items() if metric == DISTANCE)
     assert rows[DISTANCE, "real"]["clips"] == 12 and rows[DISTANCE, "generated"]["clips"] == 24
     generated = rows[DISTANCE, "generated"]
     assert len(generated["values"]) == 2 and generated["values"][0] != generated["values"][1] and generated["spread"] > 0
@@ -129,15 +134,17 @@ def test_the_kernel_distance_stands_beside_the_other(tmp_path: Path) -> None:
     rows = evaluated(tmp_path)
     assert rows[KERNEL, "static"]["value"] > 3 * abs(rows[KERNEL, "real"]["value"]) and len(rows[KERNEL, "generated"]["values"]) == 2
     assert rows[KERNEL, "reconstructed"]["value"] <= 0 and "too few" not in rows[KERNEL, "real"]["note"]
-    assert rows[KERNEL, "generated"]["floor"] == rows[KERNEL, "real"]["value"]
+    assert rows[KERNEL, "generated"]["real_vs_real"] == rows[KERNEL, "real"]["value"]
 
 
-def test_results_say_how_to_make_them_again(tmp_path: Path) -> None:
+def test_reports_hold_all_that_is_needed_to_repeat_them(tmp_path: Path) -> None:
     evaluated(tmp_path)
-    content = json.loads((tmp_path / "results.json").read_text())
-    assert content["protocol"]["name"] == "toy" and content["protocol"]["frames"] == 5
-    assert {"checkpoint", "checkpoint_sha256", "command", "versions", "fingerprint", "clip", "data"} <= content["origin"].keys()
-    assert content["origin"]["clip"]["height"] == 8 and "torch" in content["origin"]["versions"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    (evaluation,) = report["evaluations"]
+    assert evaluation["protocol"]["name"] == "toy" and evaluation["protocol"]["frames"] == 5 and evaluation["details"]["fingerprint"]
+    assert {"checkpoint", "checkpoint_sha256", "command", "commit", "settings", "data"} <= report["provenance"].keys()
+    assert report["provenance"]["clip"]["height"] == 8 and "torch" in report["provenance"]["libraries"]
+    assert not report["metrics"]
 
 
 def test_batches_do_not_matter(tmp_path: Path) -> None:
@@ -146,41 +153,45 @@ def test_batches_do_not_matter(tmp_path: Path) -> None:
         assert other[key]["values"] == pytest.approx(row["values"], rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("places", [1, 7, 8])
-def test_processes_share_places_and_find_the_same(places: int) -> None:
-    data, parts = Data(batch_size=2), {}
+def test_processes_share_positions_and_find_the_same() -> None:
+    data = Data(batch_size=2)
 
-    def walk(rank: int, world: int, gather: Any) -> Tensor:
+    def extract(rank: int, world: int, count: int, gather: Any) -> Tensor:
         module = SimpleNamespace(device="cpu", transfer_batch_to_device=lambda batch, *_: batch, all_gather=gather)
-        trainer = SimpleNamespace(global_rank=rank, world_size=world, is_global_zero=False, datamodule=data)
-        there = Walk(trainer, module, data.dataset("test"), [4, 2, 0, 1, 3])  # type: ignore[arg-type]
-        return there.vectors(RandomFeatures(widths=FEATURES), places, 5, Model().make, repeat=1)[0]
+        trainer = SimpleNamespace(global_rank=rank, world_size=world, is_global_zero=False, datamodule=data, progress_bar_callback=None)
+        extraction = FeatureExtraction(trainer, module, data.dataset("test"), [4, 2, 0, 1, 3])  # type: ignore[arg-type]
+        return extraction.features(RandomFeatures(widths=FEATURES), count, 5, Model().make, repeat=1)[0]
 
-    alone = walk(0, 1, lambda found: found)
-    for rank in range(3):
-        walk(rank, 3, lambda found, rank=rank: parts.setdefault(rank, found)[None].expand(3, -1, -1))
-    assert len({len(part) for part in parts.values()}) == 1
-    together = torch.stack([parts[rank] for rank in range(3)])
-    assert torch.equal(walk(0, 3, lambda _: together), alone) and len(alone) == places
+    def check(count: int) -> None:
+        parts: dict[int, Tensor] = {}
+        alone = extract(0, 1, count, lambda found: found)
+        for rank in range(3):
+            extract(rank, 3, count, lambda found, rank=rank: parts.setdefault(rank, found)[None].expand(3, -1, -1))
+        assert len({len(part) for part in parts.values()}) == 1
+        together = torch.stack([parts[rank] for rank in range(3)])
+        assert torch.equal(extract(0, 3, count, lambda _: together), alone) and len(alone) == count
+
+    for count in (1, 7, 8):
+        check(count)
 
 
-def test_every_place_and_seed_has_a_seed_of_its_own(tmp_path: Path) -> None:
+def test_every_position_and_repeat_has_its_own_seed(tmp_path: Path) -> None:
     model = Model()
     evaluated(tmp_path, model, clips=30)
     seeds = [seed for seed, _ in model.asked]
     assert len(set(seeds)) == len(seeds) == 60 and max(seeds) < 2**32
 
 
-def test_classes_come_from_the_clips_or_in_turn(tmp_path: Path) -> None:
-    own, turns = Model(), Model()
+def test_classes_are_those_of_the_clips_or_cycle(tmp_path: Path) -> None:
+    own, cycled = Model(), Model()
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0)).tolist()
     evaluated(tmp_path / "a", own)
-    evaluated(tmp_path / "b", turns, protocol=Protocol("toy", frames=5, repeats=1, classes="uniform"))
-    assert own.asked[:24] == [(place, number % 3) for place, number in enumerate(order)]
-    assert turns.asked == [(place, place % 3) for place in range(24)]
+    evaluated(tmp_path / "b", cycled, protocol=Protocol("toy", frames=5, repeats=1, classes="uniform"))
+    assert own.asked[:24] == [(position, number % 3) for position, number in enumerate(order)]
+    assert cycled.asked == [(position, position % 3) for position in range(24)]
 
 
-def test_departures_from_the_protocol_are_said(tmp_path: Path) -> None:
+def test_departures_from_the_protocol_are_noted(tmp_path: Path) -> None:
     protocol = Protocol("toy", frames=4, clips=100, height=128, width=8, fps=25, features="FVD", repeats=2)
     note = evaluated(tmp_path, protocol=protocol, repeats=1)[DISTANCE, "generated"]["note"]
     for text in ("not toy", "24 real videos instead of 100", "8 rows instead of 128", "8 frames per second instead of 25"):
@@ -189,7 +200,7 @@ def test_departures_from_the_protocol_are_said(tmp_path: Path) -> None:
     assert not evaluated(tmp_path, protocol=Protocol("toy", frames=4, clips=24, repeats=2))[DISTANCE, "generated"]["note"]
 
 
-def test_real_videos_are_kept_for_later(tmp_path: Path) -> None:
+def test_features_of_real_videos_are_cached(tmp_path: Path) -> None:
     first, second = Data(), Data()
     rows = evaluated(tmp_path / "a", data=first, cache=str(tmp_path / "cache"))
     again = evaluated(tmp_path / "b", data=second, cache=str(tmp_path / "cache"))
@@ -204,8 +215,8 @@ def test_copies_of_training_videos_are_found_out(tmp_path: Path) -> None:
     copies = evaluated(tmp_path / "a", Model("training"), training_clips=24)
     honest = evaluated(tmp_path / "b", Model("noise"), training_clips=24)
     assert copies[NEAREST, "generated"]["value"] == pytest.approx(0.0, abs=1e-3) and honest[NEAREST, "generated"]["value"] > 0.5
-    share = "share nearer to a training video than 99 % of real ones"
-    assert copies[share, "generated"]["value"] == 1.0 and honest[share, "generated"]["value"] < 0.5
+    fraction = "fraction nearer to a training video than 99 % of real ones"
+    assert copies[fraction, "generated"]["value"] == 1.0 and honest[fraction, "generated"]["value"] < 0.5
 
 
 def test_the_nearest_training_videos_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,8 +227,8 @@ def test_the_nearest_training_videos_are_shown(tmp_path: Path, monkeypatch: pyte
     )
     evaluated(tmp_path, Model("training"), training_clips=24)
     assert len(drawn) == 12 and all(torch.equal(made, known) for made, known in zip(drawn[::2], drawn[1::2], strict=True))
-    with Image.open(tmp_path / "neighbours.png") as picture:
-        assert picture.height > 12 * 80
+    with Image.open(tmp_path / "neighbours.png") as image:
+        assert image.height > 12 * 80
 
 
 def test_pairs_are_those_of_a_loop() -> None:
@@ -240,55 +251,22 @@ def test_one_answer_for_every_condition_has_no_variety(tmp_path: Path) -> None:
     assert evaluated(tmp_path / "b", Model("noise"))[VARIETY, "generated"]["value"] > 0.05
 
 
-@pytest.mark.parametrize(
-    ("settings", "data", "message"),
-    [
-        ({"protocol": Protocol("toy", frames=9)}, {}, "protocol toy looks at 9 frames, the videos have 5"),
+def test_impossible_measurements_are_refused_before_any_video_is_made(tmp_path: Path) -> None:
+    uniform = Protocol("toy", frames=5, classes="uniform")
+    cases: list[tuple[dict, dict, str]] = [
+        ({"protocol": Protocol("toy", frames=9)}, {}, "protocol toy needs 9 frames, the videos have 5"),
         (
-            {"protocol": Protocol("toy", frames=5, classes="uniform")},
+            {"protocol": uniform},
             {"class_names": ()},
-            "goes through the classes, and the data has none",
+            "cycles through the classes, but the data has none",
         ),
         ({}, {"clips": 1}, "fewer than two clips in the split 'test'"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused_before_anything_is_made(tmp_path: Path, settings: dict, data: dict, message: str) -> None:
-    model = Model()
-    with pytest.raises(ValueError, match=message):
-        evaluated(tmp_path, model, Data(**data), **settings)
-    assert not model.asked
-
-
-@pytest.mark.parametrize("settings", [{"clips": 0}, {"repeats": -1}, {"training_clips": -1}])
-def test_numbers_must_be_positive(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be positive"):
-        EvaluateVideos(RandomFeatures(widths=FEATURES), "nowhere", **settings)  # type: ignore[arg-type]
-
-
-# Rollouts
-
-
-def test_rollouts_are_followed_beyond_the_trained_length(tmp_path: Path) -> None:
-    run(tmp_path, EvaluateRollouts(str(tmp_path), frames=13, clips=6, repeats=2))
-    rows = {(row["metric"], row["of"]): row for row in json.loads((tmp_path / "results.json").read_text())["results"]}
-    lines = (tmp_path / "drift.csv").read_text().splitlines()
-    assert len(lines) == 14 and lines[0].startswith("frame,generated sharpness") and lines[6].endswith(",,,")
-    assert {metric for metric, of in rows if metric.startswith("motion") and of == "generated"} == {
-        f"motion (levels), frames {first}-{first + 4}" for first in (0, 5, 8)
-    }
-    assert len(rows["motion (levels), frames 8-12", "generated"]["values"]) == 2
-    assert rows["motion (levels), frames 5-9", "generated"]["floor"] == rows["motion (levels), frames 0-4", "real"]["value"] > 0
-
-
-def test_rollouts_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="rollouts of 3 frames are shorter than the clips of 5 frames"):
-        run(tmp_path, EvaluateRollouts(str(tmp_path), frames=3))
-    with pytest.raises(ValueError, match="must be positive"):
-        EvaluateRollouts(str(tmp_path), clips=0)
-
-    class Silent(LightningModule):
-        def test_step(self, batch: Tensor, batch_index: int) -> None:
-            pass
-
-    with pytest.raises(ValueError, match="needs a model that makes videos; Silent makes none"):
-        run(tmp_path, EvaluateRollouts(str(tmp_path)), Silent())
+    ]
+    for settings, data, message in cases:
+        model = Model()
+        with pytest.raises(ValueError, match=message):
+            evaluated(tmp_path, model, Data(**data), **settings)
+        assert not model.asked
+    for negative in ({"clips": 0}, {"repeats": -1}, {"training_clips": -1}):
+        with pytest.raises(ValueError, match="must be positive"):
+            EvaluateVideos(RandomFeatures(widths=FEATURES), "nowhere", **negative)  # type: ignore[arg-type]

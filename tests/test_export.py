@@ -11,13 +11,14 @@ import torch
 from conftest import count_parameters
 from latent_runs import CACHED, make
 from test_cli import AVERAGED
-from test_weights import Evil
+from test_init_from import Evil
 from toy_runs import CONFIGS, compose, run, weights
 
 from modules import load, load_tokenizer
 from modules.storage.exported import about_path
 from modules.storage.tensor_file import open_tensors, save_tensors
-from scripts.export import export, main
+from scripts.cli import run as command
+from scripts.export import export
 from train import main as train
 
 # Larger than the frozen tokenizer, as real transformers are.
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model.safetensors"
-    main([str(folder), "--out", str(path)])
+    command(export, [str(folder), "--out", str(path)])
     return path
 
 
@@ -75,7 +76,7 @@ def test_it_is_small_and_says_what_it_is(folder: Path, exported: Path) -> None:
 def test_averaged_or_raw(folder: Path, tmp_path: Path) -> None:
     training = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     for which, key in (("averaged", "state_dict"), ("raw", "current_model_state"), (None, "state_dict")):
-        export(folder, tmp_path / "model.safetensors", which)
+        export(folder, out=tmp_path / "model.safetensors", weights=which)
         found = open_tensors(tmp_path / "model.safetensors")
         assert found.keys() == training[key].keys() and all(torch.equal(value, found[name]) for name, value in training[key].items())
     assert any(not torch.equal(value, training["state_dict"][name]) for name, value in training["current_model_state"].items())
@@ -84,9 +85,9 @@ def test_averaged_or_raw(folder: Path, tmp_path: Path) -> None:
 def test_without_averaging_there_are_raw_weights_only(tmp_path: Path) -> None:
     plain = tmp_path / "run"
     run("fit", "videoar", plain)
-    assert export(plain, tmp_path / "model.safetensors")["origin"]["weights"] == "raw"
+    assert export(plain, out=tmp_path / "model.safetensors")["origin"]["weights"] == "raw"
     with pytest.raises(ValueError, match="has no averaged weights"):
-        export(plain, tmp_path / "model.safetensors", "averaged")
+        export(plain, out=tmp_path / "model.safetensors", weights="averaged")
 
 
 @pytest.fixture(scope="module")
@@ -99,35 +100,40 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_tokenizer_leaves_its_run_without_its_critics(tokenizer: Path, tmp_path: Path) -> None:
     path, training = tmp_path / "tokenizer.safetensors", weights(tokenizer / "checkpoints/last.ckpt")
-    main([str(tokenizer), "--out", str(path)])
+    command(export, [str(tokenizer), "--out", str(path)])
     assert open_tensors(path).keys() == {name for name in training if name.startswith("tokenizer.")} < training.keys()
     whole, again = load_tokenizer(tokenizer), load_tokenizer(path)
     video = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     assert torch.equal(whole(video).video, again(video).video) and not any(value.requires_grad for value in again.parameters())
     about = json.loads(about_path(path).read_text())
-    assert about["tokenizer_sha256"] == again.identity() and about["parameters"] == {"tokenizer": count_parameters(again)}
+    assert about["tokenizer_sha256"] == again.fingerprint() and about["parameters"] == {"tokenizer": count_parameters(again)}
     for task in ("tokenizer", "videoar"):
         start = compose(task, tmp_path / task, "--init_from", path).model.tokenizer.state_dict()
         assert all(torch.equal(value, start[name]) for name, value in again.state_dict().items())
-    with pytest.raises(ValueError, match=r"tokenizer\.safetensors is of a tokenizer alone, .* modules\.load_tokenizer loads it"):
+    with pytest.raises(ValueError, match=r"tokenizer\.safetensors trains a tokenizer, .*: use modules\.load_tokenizer"):
         load(path)
 
 
 def test_the_tokenizer_of_a_model_is_known_by_the_same_hashes(folder: Path, exported: Path) -> None:
     known = json.loads(about_path(exported).read_text())["tokenizer_sha256"]
-    assert load_tokenizer(folder).identity() == load_tokenizer(exported).identity() == load(folder).generation.tokenizer.identity() == known
+    assert (
+        load_tokenizer(folder).fingerprint()
+        == load_tokenizer(exported).fingerprint()
+        == load(folder).generation.tokenizer.fingerprint()
+        == known
+    )
     assert known.keys() == {"encoder", "decoder"}
 
 
 def test_a_model_trained_over_latents_leaves_its_run_without_an_encoder(tmp_path: Path) -> None:
     made = make(tmp_path / "made")
     run("fit", "videoar", tmp_path / "run", *CACHED, "--data.folder", made.latents, "--init_from", made.model)
-    about = export(tmp_path / "run", tmp_path / "half.safetensors")
-    assert about["tokenizer_sha256"] == {"decoder": load_tokenizer(made.model).identity()["decoder"]}
+    about = export(tmp_path / "run", out=tmp_path / "half.safetensors")
+    assert about["tokenizer_sha256"] == {"decoder": load_tokenizer(made.model).fingerprint()["decoder"]}
     half, there = load(tmp_path / "half.safetensors"), load(tmp_path / "run")
     assert torch.equal(half.generate("3 left", seed=3), there.generate("3 left", seed=3))
     for options in ({"frames": 13}, {"prefix": torch.zeros(3, 1, 16, 16, dtype=torch.uint8)}):
-        with pytest.raises(ValueError, match="the tokenizer's encoder, which this model is built without"):
+        with pytest.raises(ValueError, match="the tokenizer's encoder, which this model does not have"):
             half.generate("3 left", **options)
 
 
@@ -146,7 +152,7 @@ def test_a_changed_byte_is_noticed_wherever_it_is(copy: Path) -> None:
     for place in places:
         copy.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         if place >= start:
-            with pytest.raises(ValueError, match="damaged: its tensors do not have the checksum"):
+            with pytest.raises(ValueError, match="damaged: its tensors do not match the checksum"):
                 open_tensors(copy)
         # Loading first builds a model, which takes its time, and then opens the file in the same way wherever the byte is.
         if place < start or place in (start, places[-1]):
@@ -189,7 +195,7 @@ def test_a_run_that_does_not_fit_its_configuration_is_not_exported(folder: Path,
     (tmp_path / "fit.yaml").write_text((folder / "fit.yaml").read_text().replace("layers: 4", "layers: 3"))
     shutil.copy(folder / "checkpoints/last.ckpt", tmp_path)
     with pytest.raises(ValueError, match=r"does not fit its configuration: the model has no such transformer\.blocks\.3"):
-        export(tmp_path / "last.ckpt", tmp_path / "model.safetensors")
+        export(tmp_path / "last.ckpt", out=tmp_path / "model.safetensors")
     assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob(".*"))
 
 
@@ -209,7 +215,7 @@ def test_a_json_imports_nothing_but_our_classes(copy: Path, place: tuple[str, ..
         inner = inner[key]
     inner[place[-1]] = value
     about_path(copy).write_text(json.dumps(about))
-    with pytest.raises(ValueError, match=rf"model\.json names '{value}' as {place[-1]}: .* classes of modules only"):
+    with pytest.raises(ValueError, match=rf"model\.json names '{value}' as {place[-1]}: .* only classes of modules"):
         load(copy)
 
 
@@ -229,7 +235,7 @@ def test_pickles_are_refused_and_never_run(copy: Path, tmp_path: Path, monkeypat
     (tmp_path / "fit.yaml").write_text("model: {class_path: modules.LitVideoAR}")
     for path in (copy, tmp_path / "evil.ckpt"):
         with pytest.raises(SystemExit, match="error: .* is not a readable file of weights"):
-            main([str(path), "--out", str(tmp_path / "again.safetensors")])
+            command(export, [str(path), "--out", str(tmp_path / "again.safetensors")])
     assert not (tmp_path / "evil-was-here").exists() and not (tmp_path / "again.safetensors").exists()
 
 
@@ -241,9 +247,9 @@ def test_other_peoples_safetensors_need_no_checksum(tmp_path: Path) -> None:
 def test_the_command_refuses_in_one_line(folder: Path, exported: Path, tmp_path: Path) -> None:
     for run_folder, out, message in (
         (tmp_path / "nothing", "model.safetensors", "there is no checkpoint"),
-        (folder, "model.ckpt", r"weights go into a \.safetensors file"),
+        (folder, "model.ckpt", r"weights are written to a \.safetensors file"),
     ):
         with pytest.raises(SystemExit, match=f"error: {message}"):
-            main([str(run_folder), "--out", str(tmp_path / out)])
-    with pytest.raises(ValueError, match="files of weights alone go with --init_from"):
+            command(export, [str(run_folder), "--out", str(tmp_path / out)])
+    with pytest.raises(ValueError, match="files that hold only weights are loaded with --init_from"):
         train(["predict", "-c", str(CONFIGS / "videoar.yaml"), "-c", str(CONFIGS / "sample.yaml"), "--ckpt_path", str(exported)])

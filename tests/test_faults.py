@@ -27,7 +27,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(tmp_path: Pa
     AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
-        with pytest.raises(ValueError, match=r"last\.ckpt could not be written: .*; .*last\.ckpt is still the one from before"):
+        with pytest.raises(ValueError, match=r"last\.ckpt could not be written: .*; .*last\.ckpt is still the previous one"):
             AtomicCheckpointIO().save_checkpoint({"step": 2, "weights": torch.zeros(2**20)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -114,7 +114,7 @@ def test_sigterm_saves_the_step_and_says_that_the_run_is_not_finished(tmp_path: 
     # The learning rate depends on the last step alone, and neither run reaches it.
     whole, parts, stop = tmp_path / "whole", tmp_path / "parts", f"--trainer.callbacks.step={step + 3}"
     for folder in (whole, parts):
-        run("fit", "videoar", folder, *LONG, "--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.politely=True", stop)
+        run("fit", "videoar", folder, *LONG, "--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.graceful=True", stop)
     compare(*(folder / "checkpoints/last.ckpt" for folder in (whole, parts)))
 
 

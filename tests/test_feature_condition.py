@@ -58,7 +58,7 @@ def test_missing_texts_and_files_are_named(cache: str, tmp_path: Path) -> None:
         FeatureCache(tmp_path / "gone.safetensors")
     for texts, lengths, message in (
         ([], [], "at least one text"),
-        (["a", "a"], [1, 1], "got 2, 1 of them different"),
+        (["a", "a"], [1, 1], "got 2 texts, 1 of them distinct"),
         (["a", "b"], [1, 0], r"must be \(1 or more, 4\), those of 'b' are \(0, 4\)"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -67,7 +67,7 @@ def test_missing_texts_and_files_are_named(cache: str, tmp_path: Path) -> None:
 
 
 def test_no_changed_byte_goes_unnoticed(cache: str, tmp_path: Path) -> None:
-    """Every part of the file, and many places in it; spaces that fill up the header have no meaning."""
+    """Every part of the file, and many coordinates in it; spaces that fill up the header have no meaning."""
     whole = Path(cache).read_bytes()
     blank = range(whole.index(b"  "), 8 + int.from_bytes(whole[:8], "little"))
     damaged = tmp_path / "damaged.safetensors"
@@ -79,7 +79,7 @@ def test_no_changed_byte_goes_unnoticed(cache: str, tmp_path: Path) -> None:
             found.features_of(TEXTS)
     for content in (whole[:-1], b"", b"no features"):
         damaged.write_bytes(content)
-        with pytest.raises(ValueError, match=r"damaged\.safetensors is damaged or no file of text features"):
+        with pytest.raises(ValueError, match=r"damaged\.safetensors is damaged or not a file of text features"):
             FeatureCache(damaged)
 
 
@@ -90,7 +90,7 @@ def test_caches_of_one_encoder_merge_and_of_two_do_not(cache: str, tmp_path: Pat
     encoder = FakeEncoder()
     for found, written in zip(FeatureCache(cache).features_of([*TEXTS, "a fox"]), encoder.encode([*TEXTS, "a fox"]), strict=True):
         assert torch.equal(found, written.bfloat16())
-    with pytest.raises(ValueError, match=r"features of fake \(.*\) and other \("):
+    with pytest.raises(ValueError, match=r"features of both fake \(.*\) and other \("):
         merge([Path(cache), Path(write(tmp_path / "other.safetensors", encoder=FakeEncoder("other")))], Path(cache))
 
 

@@ -7,6 +7,7 @@ import torch
 from conftest import make_transformer, perturbed
 
 from modules.autoregression import Generation, Guidance, KVCacheWindow, ReEncoding, Sampler
+from modules.autoregression.generation import ConditionChange
 from modules.autoregression.long_video import LongVideoStrategy
 from modules.geometry import Clip
 from modules.tokenizer import VideoTokenizer
@@ -93,11 +94,11 @@ def test_a_changed_condition_changes_the_frames_from_its_time_on(
 ) -> None:
     generate, ids = make(transformer, tokenizer, long_video), of_classes(transformer, 0, 4)
     clip, other = Clip(25, 16, 16), of_classes(transformer, 3, 1)
-    plain, changed = generate(ids, clip, [0, 1]), generate(ids, clip, [0, 1], changes=[(13, other)])
+    plain, changed = generate(ids, clip, [0, 1]), generate(ids, clip, [0, 1], changes=[ConditionChange(13, other)])
     torch.testing.assert_close(changed[:, :, :13], plain[:, :, :13], rtol=0, atol=1e-5)
     assert (changed[:, :, 13:17] - plain[:, :, 13:17]).abs().max() > 1e-2
-    torch.testing.assert_close(generate(ids, clip, [0, 1], changes=[(13, ids.clone())]), plain, rtol=0, atol=1e-5)
-    late = generate(ids, clip, [0, 1], changes=[(14, other)])  # frames 13 to 16 share a latent frame, which is not split
+    torch.testing.assert_close(generate(ids, clip, [0, 1], changes=[ConditionChange(13, ids.clone())]), plain, rtol=0, atol=1e-5)
+    late = generate(ids, clip, [0, 1], changes=[ConditionChange(14, other)])  # frames 13 to 16 share a latent frame, which is not split
     torch.testing.assert_close(late[:, :, :17], plain[:, :, :17], rtol=0, atol=1e-5)
 
 

@@ -17,7 +17,7 @@ from modules.geometry import Pyramid
 from modules.pixels import to_unit
 from modules.tokenizer import VideoTokenizer
 from modules.tokenizer.bsq import straight_through
-from modules.tokenizer.pyramid import coarse_to_fine, down
+from modules.tokenizer.pyramid import coarse_to_fine, downsample
 
 GOLDEN = Path(os.environ.get("VIDEOAR_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
 IMAGES, VIDEO = GOLDEN / "setA_d16_f16", GOLDEN / "setD_d12_3dcausal"
@@ -87,7 +87,7 @@ def test_gradient_through_the_bits_but_not_through_the_residuals(expected: dict[
     latent, pyramid = expected["h"].clone().requires_grad_(), pyramid_of(expected)
 
     def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
-        return straight_through(down(latent - partial.detach(), pyramid.sizes[scale]))[1]
+        return straight_through(downsample(latent - partial.detach(), pyramid.sizes[scale]))[1]
 
     (coarse_to_fine(pyramid, choose, torch.zeros_like(latent)) * expected["ste_weight"]).sum().backward()
     close_to(latent.grad, expected["ste_grad_h_detach"])

@@ -153,13 +153,13 @@ def test_runs_at_a_time_do_not_share_a_workspace_and_later_ones_do() -> None:
     transformer = recorded(make_transformer().eval())
     prompt = transformer.condition(some_ids(transformer, 0, 5))
     first, second = transformer.start_decoding(prompt, LAYOUT), transformer.start_decoding(prompt, LAYOUT)
-    assert first.space is not second.space
-    space = first.space
+    assert first.buffers is not second.buffers
+    buffers = first.buffers
     del first
     gc.collect()
     third = transformer.start_decoding(prompt, LAYOUT)
-    assert third.space is space and third.cache.length == 2
-    assert transformer.start_decoding(transformer.condition(some_ids(transformer, 0)), LAYOUT).space not in (space, second.space)
+    assert third.buffers is buffers and third.cache.length == 2
+    assert transformer.start_decoding(transformer.condition(some_ids(transformer, 0)), LAYOUT).buffers not in (buffers, second.buffers)
 
 
 @torch.no_grad()
@@ -168,7 +168,7 @@ def test_moved_weights_are_recorded_anew_and_copies_start_with_nothing() -> None
     replayed = recorded(plain)
     run(replayed, 0)
     copied = copy.deepcopy(replayed)
-    assert replayed.workspaces._kept and not copied.workspaces._kept
+    assert replayed.buffer_pool._kept and not copied.buffer_pool._kept
     for transformer in (plain, replayed, copied):
         transformer.double()
     assert torch.equal(run(plain.float(), 0), run(replayed.float(), 0))
@@ -182,7 +182,7 @@ def test_few_workspaces_are_kept() -> None:
     transformer = recorded(make_transformer().eval())
     for clips in range(1, 9):
         transformer.start_decoding(transformer.condition(some_ids(transformer, *[0] * clips)), LAYOUT)
-    assert len(transformer.workspaces._kept) == 4
+    assert len(transformer.buffer_pool._kept) == 4
 
 
 def videos(transformer: VideoARTransformer, tokenizer: VideoTokenizer, long_video: LongVideoStrategy, device: str = "cpu") -> Tensor:
@@ -226,7 +226,7 @@ def test_graphs_on_a_gpu(settings: dict[str, Any], tokenizer: VideoTokenizer) ->
         torch.testing.assert_close(logits(graphed, frames), logits(plain, frames), rtol=0, atol=1e-5)
     with torch.autocast("cuda", torch.bfloat16):
         torch.testing.assert_close(logits(graphed, 7), logits(plain, 7), rtol=0, atol=1e-2)
-    assert graphed.workspaces._kept and not plain.workspaces._kept
+    assert graphed.buffer_pool._kept and not plain.buffer_pool._kept
     long_video = KVCacheWindow(9)
     made = [videos(transformer, tokenizer.cuda(), long_video, "cuda") for transformer in (plain, graphed)]
     torch.testing.assert_close(*made, rtol=0, atol=1e-3)

@@ -36,7 +36,7 @@ def test_a_file_that_lacks_or_bends_a_tensor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{name} is \(7,\) in the file and \(24,\) in the model"):
         VideoTokenizer.from_infinity(save_as_infinity(small(), tmp_path / "bent.pth", **{name: torch.ones(7)}))
     torch.save({"vae": {}}, tmp_path / "empty.pth")
-    with pytest.raises(ValueError, match="holds no Infinity tokenizer"):
+    with pytest.raises(ValueError, match="contains no Infinity tokenizer"):
         VideoTokenizer.from_infinity(tmp_path / "empty.pth")
     with pytest.raises(FileNotFoundError, match=r"gone\.pth"):
         VideoTokenizer.from_infinity(tmp_path / "gone.pth")
@@ -44,7 +44,7 @@ def test_a_file_that_lacks_or_bends_a_tensor_is_refused(tmp_path: Path) -> None:
 
 def test_attention_or_anything_else_of_another_network_is_refused(tmp_path: Path) -> None:
     extra = "encoder.mid.attn_1.q.conv.weight"
-    with pytest.raises(ValueError, match=f"{extra} is no part of the published network"):
+    with pytest.raises(ValueError, match=f"{extra} is not part of the published network"):
         VideoTokenizer.from_infinity(save_as_infinity(small(), tmp_path / "more.pth", **{extra: torch.ones(1)}))
 
 
@@ -64,7 +64,7 @@ def test_a_video_tokenizer_loads_with_its_temporal_factor(temporal_factor: int, 
     source = small().inflate(temporal_factor, "random")
     loaded = VideoTokenizer.from_infinity(save_as_infinity(source, tmp_path / "vae.pth"), temporal_factor=temporal_factor)
     assert loaded.shape == source.shape
-    with pytest.raises(ValueError, match="a tokenizer of video; see inflate"):
+    with pytest.raises(ValueError, match="a video tokenizer; see inflate"):
         VideoTokenizer.from_infinity(tmp_path / "vae.pth", temporal_factor=1)
 
 

@@ -1,4 +1,4 @@
-"""Files of latents give back what was written or nothing at all, and say beforehand how large they will be."""
+"""Caches of latents: exact round trip, detected damage, and a size that is known before writing."""
 
 import pickle
 from collections.abc import Callable
@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from modules.geometry import Clip
-from modules.storage.latents import CachedClip, CachePlan, LatentCache, header, open_plan, plan_path, shard_path, write_shard
+from modules.storage.latents import CachedClip, CacheHeader, LatentCache, header, header_path, open_header, shard_path, write_shard
 
-SETTLED = CachePlan(
+SETTLED = CacheHeader(
     tokenizer={"encoder": "a" * 64, "decoder": "b" * 64},
     source="tokenizer.ckpt",
     preprocessing={"source": "Anything", "seed": 0},
     clip=Clip(5, 16, 16),
     latent=(8, 2, 4, 4),
     temporal_factor=4,
-    numbers="float32",
+    dtype="float32",
     splits={"train": 7, "val": 2},
     same={"test": "val"},
     class_names=["one", "two"],
@@ -27,7 +27,7 @@ SETTLED = CachePlan(
 )
 
 
-def clips_of(settled: CachePlan) -> dict[str, list[CachedClip]]:
+def clips_of(settled: CacheHeader) -> dict[str, list[CachedClip]]:
     generator = torch.Generator().manual_seed(0)
 
     def clip(number: int) -> CachedClip:
@@ -37,26 +37,26 @@ def clips_of(settled: CachePlan) -> dict[str, list[CachedClip]]:
     return {split: [clip(number) for number in range(count)] for split, count in settled.splits.items()}
 
 
-def write(folder: Path, settled: CachePlan = SETTLED) -> dict[str, list[CachedClip]]:
+def write(folder: Path, settled: CacheHeader = SETTLED) -> dict[str, list[CachedClip]]:
     clips = clips_of(settled)
     for shard in settled.shards():
         path = shard_path(folder, shard.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_shard(path, settled, shard, clips[shard.split][shard.first :][: shard.count])
-    plan_path(folder).write_text(settled.to_json())
+    header_path(folder).write_text(settled.to_json())
     return clips
 
 
-@pytest.mark.parametrize("numbers", ["float32", "float16"])
-def test_clips_come_back_bit_for_bit_in_any_order(tmp_path: Path, numbers: header.Numbers) -> None:
-    settled = replace(SETTLED, numbers=numbers)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_clips_come_back_bit_for_bit_in_any_order(tmp_path: Path, dtype: header.StorageDtype) -> None:
+    settled = replace(SETTLED, dtype=dtype)
     written = write(tmp_path, settled)
     written["test"] = written["val"]
     for cache in (LatentCache(tmp_path), pickle.loads(pickle.dumps(LatentCache(tmp_path)))):
-        assert cache.plan == settled and [cache.length(split) for split in ("train", "val", "test", "none")] == [7, 2, 2, 0]
+        assert cache.header == settled and [cache.length(split) for split in ("train", "val", "test", "none")] == [7, 2, 2, 0]
         for split, number in [("train", 6), ("val", 1), ("train", 0), ("test", 1), ("train", 3), ("train", 6), ("val", 0)]:
             found, wanted = cache.clip(split, number), written[split][number]
-            assert torch.equal(found.latent, wanted.latent.to(getattr(torch, numbers))) and found[1:] == wanted[1:]
+            assert torch.equal(found.latent, wanted.latent.to(getattr(torch, dtype))) and found[1:] == wanted[1:]
 
 
 def test_the_same_clips_give_the_same_bytes(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_same_clips_give_the_same_bytes(tmp_path: Path) -> None:
 
 def all_clips(folder: Path) -> list[CachedClip]:
     cache = LatentCache(folder)
-    return [cache.clip(split, number) for split, count in cache.plan.splits.items() for number in range(count)]
+    return [cache.clip(split, number) for split, count in cache.header.splits.items() for number in range(count)]
 
 
 def test_no_changed_byte_of_a_shard_goes_unnoticed(tmp_path: Path) -> None:
@@ -80,13 +80,11 @@ def test_no_changed_byte_of_a_shard_goes_unnoticed(tmp_path: Path) -> None:
     blank = range(len(whole[:header].rstrip()), header)
     for place in [*(place for place in range(0, len(whole), 7) if place not in blank), len(whole) - 1]:
         shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(
-            ValueError, match=r"train/000001\.safetensors .*; remove it, and the command that makes the cache makes it again"
-        ):
+        with pytest.raises(ValueError, match=r"train/000001\.safetensors .*; remove it and rerun the command that made the cache"):
             all_clips(tmp_path)
     for content in (whole[:-1], b"", b"no latents"):
         shard.write_bytes(content)
-        with pytest.raises(ValueError, match=r"train/000001\.safetensors is damaged or no file of latents"):
+        with pytest.raises(ValueError, match=r"train/000001\.safetensors is damaged or not a file of latents"):
             all_clips(tmp_path)
     shard.write_bytes(whole)
     assert len(all_clips(tmp_path)) == 9
@@ -101,18 +99,18 @@ def test_shards_that_are_missing_misplaced_or_of_another_cache_are_named(tmp_pat
         with pytest.raises(ValueError, match=r"train/000001\.safetensors belongs to another cache"):
             all_clips(tmp_path / "a")
     shard.unlink()
-    with pytest.raises(ValueError, match=r"a is not complete: 1 of 4 shards are missing, such as train/000001"):
+    with pytest.raises(ValueError, match=r"a is incomplete: 1 of 4 shards are missing, such as train/000001"):
         LatentCache(tmp_path / "a")
     shard.write_bytes(whole)
-    plan_path(tmp_path / "a").write_text(SETTLED.to_json().replace("a cat", "a rat"))
+    header_path(tmp_path / "a").write_text(SETTLED.to_json().replace("a cat", "a rat"))
     with pytest.raises(ValueError, match=r"train/000000\.safetensors belongs to another cache, or cache\.json beside it was changed"):
         all_clips(tmp_path / "a")
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", SETTLED.to_json()[:-9], SETTLED.to_json().replace("latents 1", "latents 2")])
 def test_a_plan_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
-    plan_path(tmp_path).write_text(text)
-    with pytest.raises(ValueError, match=r"cache\.json is damaged or no plan of a cache of latents"):
+    header_path(tmp_path).write_text(text)
+    with pytest.raises(ValueError, match=r"cache\.json is damaged or not the header of a cache of latents"):
         LatentCache(tmp_path)
     with pytest.raises(ValueError, match=r"there is no cache of latents in .*gone, which has no cache\.json"):
         LatentCache(tmp_path / "gone")
@@ -125,21 +123,21 @@ OTHERS = {
     r"was begun with clip\.fps 8\.0, not 4\.0": {"clip": Clip(5, 16, 16, 4.0)},
     r"was begun with preprocessing\.seed 0, not 1": {"preprocessing": {"source": "Anything", "seed": 1}},
     r"was begun with preprocessing\.source Anything, not None": {"preprocessing": {"seed": 0}},
-    r"was begun with numbers float32, not float16": {"numbers": "float16"},
+    r"was begun with numbers float32, not float16": {"dtype": "float16"},
     r"was begun with splits\.train 7, not 8": {"splits": {"train": 8, "val": 2}},
-    r"was begun with 2 captions, not 1": {"captions": ["a cat"]},
-    r"was begun with 2 class_names, not these": {"class_names": ["two", "one"]},
+    r"was begun with captions .*, not \[\'a cat\'\]": {"captions": ["a cat"]},
+    r"was begun with class_names \[\'one\', \'two\'\], not \[\'two\', \'one\'\]": {"class_names": ["two", "one"]},
 }
 
 
 @pytest.mark.parametrize("message", OTHERS)
 def test_another_cache_is_not_gone_on_with_and_what_differs_is_named_for_both(tmp_path: Path, message: str) -> None:
     other = replace(SETTLED, **OTHERS[message])
-    assert open_plan(tmp_path, other) == (other, False)
-    plan_path(tmp_path).write_text(SETTLED.to_json())
-    assert open_plan(tmp_path, replace(SETTLED, source="moved.ckpt", clips_per_shard=9)) == (SETTLED, True)
-    with pytest.raises(ValueError, match=f"{message}: give another folder, or remove that one"):
-        open_plan(tmp_path, other)
+    assert open_header(tmp_path, other) == (other, False)
+    header_path(tmp_path).write_text(SETTLED.to_json())
+    assert open_header(tmp_path, replace(SETTLED, source="moved.ckpt", clips_per_shard=9)) == (SETTLED, True)
+    with pytest.raises(ValueError, match=f"{message}: use another folder, or remove that one"):
+        open_header(tmp_path, other)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +154,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     clips[1].latent[0, 0, 0, 0] = 1e5
     write_shard(tmp_path / "x", SETTLED, shard, clips)
     with pytest.raises(ValueError, match="latents that are not finite as float16"):
-        write_shard(tmp_path / "y", replace(SETTLED, numbers="float16"), shard, clips)
+        write_shard(tmp_path / "y", replace(SETTLED, dtype="float16"), shard, clips)
 
 
 @pytest.mark.parametrize("latent", [(8, 2, 4, 4), (48, 5, 8, 8)])

@@ -18,9 +18,11 @@ from datamodules import CachedLatents, StreamedLatents
 from datamodules.latents import litdata_format
 from modules.geometry import Clip
 from modules.storage.checksums import raw
-from modules.storage.latents import CachePlan, LatentCache
+from modules.storage.latents import CacheHeader, LatentCache
 from scripts import stream_latents
-from scripts.stream_latents import main, write_stream
+from scripts.cli import run as run_command
+from scripts.stream_latents import stream_latents as command
+from scripts.stream_latents import write_stream
 
 try:
     litdata_format.litdata()
@@ -40,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make(folder: Path, plan: CachePlan) -> None:
+def make(folder: Path, plan: CacheHeader) -> None:
     write(folder / "cache", plan)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream_latents, "CHUNK_BYTES", 10_000)
@@ -63,7 +65,7 @@ def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.Monke
         StreamedLatents(folder="nowhere").setup("fit")
     write(tmp_path)
     with pytest.raises(SystemExit, match=r"error: streams of latents need another package"):
-        main(["--cache", str(tmp_path), "--out", str(tmp_path / "out")])
+        run_command(command, ["--cache", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
 @needs_litdata
@@ -71,7 +73,7 @@ def test_what_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_stream_has_what_the_cache_has(made: Path, place: str) -> None:
     """Also where LitData fetches chunks before it reads them, as from object storage."""
     streamed, cached = source(place.format(made / "stream")), CachedLatents(CLIP, folder=str(made / "cache"))
-    assert streamed.plan == cached.plan and (streamed.class_names, streamed.captions) == (cached.class_names, cached.captions)
+    assert streamed.header == cached.header and (streamed.class_names, streamed.captions) == (cached.class_names, cached.captions)
     for split in ("train", "val", "test"):
         found, expected = streamed.dataset(split), cached.dataset(split)
         assert len(found) == len(expected) == (50 if split == "train" else 7)
@@ -134,13 +136,13 @@ def test_a_changed_latent_is_refused_by_the_name_of_its_stream(tmp_path: Path) -
     content = bytearray(chunk.read_bytes())
     content[content.index(raw(CachedLatents(CLIP, folder=str(tmp_path / "cache")).dataset("val")[1]["latent"])) + 9] ^= 1
     chunk.write_bytes(content)
-    with pytest.raises(ValueError, match=r"stream/val is damaged: clip \d+ is not the one that was written; make the stream again"):
+    with pytest.raises(ValueError, match=r"stream/val is damaged: clip \d+ does not match its checksum; write the stream again"):
         clips(source(tmp_path / "stream").val_dataloader())
 
 
 @needs_litdata
 def test_a_stream_is_of_one_cache_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"no stream of latents in .*gone, or it is not whole \(.*\): use datamodules\.stream_latents"):
+    with pytest.raises(ValueError, match=r"no complete stream of latents in .*gone \(.*\): use python -m scripts\.stream_latents"):
         source(tmp_path / "gone")
     write(tmp_path / "cache", SETTLED)
     write(tmp_path / "other", replace(SETTLED, clip=Clip(5, 16, 16, 4)))
@@ -156,15 +158,15 @@ def test_a_stream_is_of_one_cache_and_whole(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(stream_latents, "_write", lambda *task: plain(*task) if task[2].endswith(("plan", "train")) else kill())
     with pytest.raises(Killed):
         write_stream(LatentCache(tmp_path / "cache"), str(out))
-    with pytest.raises(ValueError, match=r"no stream of latents in .*stream, or it is not whole \(.*val"):
+    with pytest.raises(ValueError, match=r"no complete stream of latents in .*stream \(.*val"):
         source(out)
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     monkeypatch.setattr(stream_latents, "_write", plain)
-    main(["--cache", str(tmp_path / "cache"), "--out", str(out)])
+    run_command(command, ["--cache", str(tmp_path / "cache"), "--out", str(out)])
     assert all(path.read_bytes() == content for path, content in before.items())
     assert clips(source(out).val_dataloader()) == clips(CachedLatents(CLIP, folder=str(tmp_path / "cache")).val_dataloader())
     with pytest.raises(SystemExit, match=r"error: .*stream was begun with clip\.fps 8\.0, not 4"):
-        main(["--cache", str(tmp_path / "other"), "--out", str(out)])
+        run_command(command, ["--cache", str(tmp_path / "other"), "--out", str(out)])
 
 
 @needs_litdata
@@ -207,8 +209,8 @@ def test_errors_of_an_object_storage_end_in_one_line(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(litdata_format, "litdata", lambda: SimpleNamespace(StreamingDataset=refuse))
     monkeypatch.setattr(stream_latents, "litdata", lambda: SimpleNamespace(optimize=refuse))
-    with pytest.raises(ValueError, match=r"no stream of latents in s3://bucket, or it is not whole \(no credentials\)"):
+    with pytest.raises(ValueError, match=r"no complete stream of latents in s3://bucket \(no credentials\)"):
         source("s3://bucket")
     write(tmp_path, SETTLED)
-    with pytest.raises(SystemExit, match=r"error: s3://bucket/plan cannot be written \(no credentials\); if a part of it is there, remove"):
-        main(["--cache", str(tmp_path), "--out", "s3://bucket"])
+    with pytest.raises(SystemExit, match=r"error: s3://bucket/plan cannot be written \(no credentials\); if it exists"):
+        run_command(command, ["--cache", str(tmp_path), "--out", "s3://bucket"])

@@ -110,7 +110,7 @@ CRITICS = [*TOKENIZER, "--model.adversarial", "AdversarialLoss", "--model.advers
 
 def training_of(args: list[str]) -> TokenizerTraining:
     model = build(compose(args)["model"], "here", {"optimizer", "discriminator_optimizer"})
-    return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversarial)
+    return TokenizerTraining(model.tokenizer, model.loss, model.perceptual, model.adversary)
 
 
 def measured_tokenizer(args: list[str], clip: Clip, batch: int, bf16: bool) -> int:
@@ -138,7 +138,7 @@ def measured_critics(args: list[str], clip: Clip, batch: int, bf16: bool) -> int
         result, _ = training.forward(video)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, autocast:
-        judged = training.adversary.critic_loss(video, result.video)
+        judged = training.adversary.discriminator_loss(video, result.video)
     made = [video, result.video, result.latent, *result.quantized.bits, result.quantized.latent]
     assert judged["loss"].requires_grad
     return allocated(profiler) + sum(value.untyped_storage().nbytes() for value in made)
@@ -187,7 +187,7 @@ def test_work_of_a_tokenizer_is_what_a_step_does() -> None:
         result, loss = training.forward(video)
         loss.backward()
         assert training.adversary is not None
-        training.adversary.critic_loss(video, result.video)["loss"].backward()
+        training.adversary.discriminator_loss(video, result.video)["loss"].backward()
     assert work.training == pytest.approx(counter.get_total_flops(), rel=1e-6)
     assert work.training > 3 * encoding_operations(training.tokenizer.to("meta"), clip) > 0
 
@@ -272,7 +272,7 @@ def test_the_command_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, 
 def test_the_command_plans_tokenizers_too(capsys: pytest.CaptureFixture[str]) -> None:
     main(CRITICS)
     text = capsys.readouterr().out
-    assert "its critics" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
+    assert "its discriminators" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
     config = compose(TOKENIZER)
     config["trainer"] |= {"strategy": {"class_path": "modules.training.fsdp.FullySharded"}, "devices": 2}
     with pytest.raises(ValueError, match="a tokenizer is not shared out among devices"):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_runs import CONFIGS, ROOT, arguments, run
+from stage_runs import StageRuns
+from toy_runs import CONFIGS, ROOT, arguments, checkpoint, run
 
 import callbacks.writers.write_videos
 from callbacks import WriteVideos
@@ -22,16 +23,16 @@ SIZE = ("-c", CONFIGS / "sample.yaml", "--data.clip.height", 16, "--data.clip.wi
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that was perturbed, as two steps taught it too little to tell one class from another."""
-    path = run("fit", "videoar", tmp_path_factory.mktemp("run"))
-    checkpoint = torch.load(path, weights_only=True)
+def weights(stage_runs: StageRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A perturbed model, because two steps of training do not separate the classes."""
+    trained = torch.load(checkpoint(stage_runs.short_clips), weights_only=True)
     torch.manual_seed(1)
-    moved = {
-        name: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value
-        for name, value in checkpoint["state_dict"].items()
+    perturbed = {
+        name: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value for name, value in trained["state_dict"].items()
     }
-    torch.save(checkpoint | {"state_dict": moved}, path)
+    path = tmp_path_factory.mktemp("perturbed") / "last.ckpt"
+    torch.save(trained | {"state_dict": perturbed}, path)
+    shutil.copy(stage_runs.short_clips / "fit.yaml", path.parent)
     return path
 
 
@@ -141,7 +142,7 @@ def test_a_prefix_of_another_shape_is_cut_and_told(predict: Predictions, caplog:
     Image.fromarray(np.full((40, 64, 3), 80, np.uint8)).save(predict.folder / "wide.png")
     with caplog.at_level("INFO"):
         predict(predict.prompts({"condition": "3 left", "prefix": "wide.png"}))
-    (told,) = [line for line in caplog.messages if "another shape" in line]
+    (told,) = [line for line in caplog.messages if "another aspect ratio" in line]
     assert (
         "1 of 1" in told and "16 x 16" in told and "wide.png" in told and "prompts.jsonl:1" in told and "40 x 64" in told and "38%" in told
     )
@@ -155,7 +156,7 @@ def test_a_prefix_of_another_shape_is_cut_and_told(predict: Predictions, caplog:
         ({"condition": "3 left", "frames": 7}, r"prompts\.jsonl:2: a clip must have 1 \+ 4 \* n frames, got 7; the nearest are 5 and 9"),
         (
             {"condition": "3 left", "prefix": "wide.png", "prefix_frames": 5, "frames": 9},
-            r"prompts\.jsonl:2: .*wide\.png: a picture has one",
+            r"prompts\.jsonl:2: .*wide\.png: an image has one",
         ),
     ],
 )
@@ -168,11 +169,11 @@ def test_what_cannot_be_made_is_refused_before_anything_is(predict: Predictions,
 
 def test_a_prompt_longer_than_those_of_training_is_named(tmp_path: Path) -> None:
     words = ("--model.transformer.condition", "modules.transformer.TextCondition", "--model.transformer.condition.length", 4)
-    checkpoint = run("fit", "videoar", tmp_path / "text", *words)
+    trained = run("fit", "videoar", tmp_path / "text", *words)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a blue 3\na blue 3 moving left\na zebra 3\n")
     with pytest.warns(UserWarning) as said:
-        run("predict", "videoar", tmp_path, *SIZE, *words, "--data.prompts", prompts, "--ckpt_path", checkpoint)
+        run("predict", "videoar", tmp_path, *SIZE, *words, "--data.prompts", prompts, "--ckpt_path", trained)
     found = [str(warning.message) for warning in said if "words" in str(warning.message)]
     assert len(found) == 2
     assert found[0].endswith("prompts.txt:2: a text of 5 words was cut to 4")
@@ -190,7 +191,7 @@ def test_two_processes_make_every_clip_once(predict: Predictions) -> None:
     conditions = json.dumps([f"{digit} up" for digit in range(5)])
     several = ("--data.batch_size", 1, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--ckpt_path", predict.checkpoint)
     args = arguments("predict", "videoar", predict.folder, *SIZE, "--data.prompts", conditions, *several)
-    for expected in (None, "5 of 5 clips are there already"):
+    for expected in (None, "5 of 5 clips exist already"):
         result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, result.stderr[-2000:]
         assert expected is None or expected in result.stderr + result.stdout

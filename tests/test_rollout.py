@@ -5,7 +5,7 @@ import torch
 from conftest import make_transformer, perturbed
 
 from modules.autoregression import BitCorruption, Rollout, bit_loss, teacher_forcing
-from modules.autoregression.rollout import UNGUIDED, OwnSamples
+from modules.autoregression.rollout import UNGUIDED, SampledContext
 from modules.autoregression.sampler import Sampler
 from modules.geometry import Layout, Pyramid
 from modules.transformer import VideoARTransformer
@@ -14,9 +14,9 @@ LAYOUT = Layout(Pyramid.of(4, 4), 4)
 GREEDY = Sampler(UNGUIDED, temperature=0.0)
 
 
-def rolled(transformer: VideoARTransformer, frames: range) -> tuple[torch.Tensor, OwnSamples]:
+def rolled(transformer: VideoARTransformer, frames: range) -> tuple[torch.Tensor, SampledContext]:
     ids = transformer.condition.of_batch(torch.tensor([0, 4]), [])
-    return torch.randn(2, 8, 4, 4, 4), OwnSamples(GREEDY, transformer, ids, frames)
+    return torch.randn(2, 8, 4, 4, 4), SampledContext(GREEDY, transformer, ids, frames)
 
 
 @pytest.mark.parametrize("history", ["all_scales", "last_scale"])
@@ -27,8 +27,8 @@ def test_the_model_is_shown_exactly_what_it_would_say(history: str) -> None:
     shown = {}
 
     class Watched:
-        def start(self, latent, pyramid):
-            show = own.start(latent, pyramid)
+        def prepare(self, latent, pyramid):
+            show = own.prepare(latent, pyramid)
             return lambda scale, bits: shown.setdefault(scale, show(scale, bits))
 
     batch_tokens = teacher_forcing(latent, Watched(), LAYOUT.pyramid)
@@ -71,7 +71,7 @@ def test_the_stated_fraction_of_steps_is_rolled_out(fraction: float) -> None:
 def test_a_rollout_starts_behind_a_true_frame_and_ends_in_the_clip(frames: int, latent_frames: int) -> None:
     layout, transformer = Layout(Pyramid.of(4, 4), latent_frames), make_transformer()
     ids = transformer.condition.of_batch(torch.tensor([0]), [])
-    spans = {Rollout(1.0, frames).begin(transformer, ids, layout).frames for _ in range(50)}
+    spans = {Rollout(1.0, frames).context_source(transformer, ids, layout).frames for _ in range(50)}
     assert all(1 <= span.start < span.stop <= latent_frames and len(span) <= frames for span in spans)
     if (frames, latent_frames) == (2, 5):
         assert spans == {range(1, 3), range(2, 4)}  # a true frame is left to find the way back to

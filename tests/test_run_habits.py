@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import checkpoint
-from toy_runs import ROOT, compose, run
+from toy_runs import ROOT, checkpoint, compose, run
 
 from callbacks import LogSpeed
 from callbacks.log_speed import counts
-from callbacks.records.run_summary import lines
+from callbacks.records.run_summary import summary_lines
 from modules.geometry import Clip
 from modules.planning import work_of
 
@@ -73,20 +72,20 @@ def test_a_continued_run_says_its_real_learning_rate(folder: Path, tmp_path: Pat
     with caplog.at_level("INFO"):
         run("fit", "videoar", tmp_path, *SHORT, "--init_from", checkpoint(folder), "--model.optimizer.lr", 0.002, "--model.warmup_steps", 0)
     text = caplog.text
-    assert f"begins with the weights of {checkpoint(folder)}; until step 4" in text
+    assert f"starts from the weights of {checkpoint(folder)}; until step 4" in text
     assert "AdamW, learning rate 0.002 at this step, peak 0.002" in text
     assert "4 clips per step (4 x 1 batches x 1 processes) of Clip(frames=5, height=16, width=16" in text
     caplog.clear()
     with caplog.at_level("INFO"):
         run("fit", "videoar", tmp_path, "--trainer.max_steps", 5, "--model.optimizer.lr", 0.5, "--ckpt_path", "last")
-    assert "goes on at step 4 from" in caplog.text and "peak 0.002" in caplog.text and "peak 0.5" not in caplog.text
+    assert "resumes at step 4 from" in caplog.text and "peak 0.002" in caplog.text and "peak 0.5" not in caplog.text
 
 
 def test_nothing_is_announced_without_an_optimizer(tmp_path: Path) -> None:
     cli = compose("videoar", tmp_path)
     cli.trainer.datamodule = cli.datamodule
     cli.trainer.strategy.connect(cli.model)
-    assert lines(cli.trainer, cli.model)[0] == "training LitVideoAR: begins with random weights; until step 2"
+    assert summary_lines(cli.trainer, cli.model)[0] == "training LitVideoAR: starts from random weights; until step 2"
 
 
 @pytest.mark.slow

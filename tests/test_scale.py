@@ -11,8 +11,7 @@ import pytest
 import torch
 import yaml
 from lightning import LightningModule, Trainer
-from test_cli import checkpoint
-from toy_runs import CONFIGS, ROOT, TESTS, arguments, compose, run, weights
+from toy_runs import CONFIGS, ROOT, TESTS, arguments, checkpoint, compose, run, weights
 
 from callbacks import CompileBlocks
 from modules import load
@@ -20,7 +19,7 @@ from scripts.export import export
 
 # Nothing that draws other numbers in other processes.
 STILL = ("--model.condition_dropout", 0, "--trainer.callbacks", "null", "--trainer.max_steps", 4, "--ckpt_path", "last")
-STOP = ("--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.step=1", "--trainer.callbacks.politely=True")
+STOP = ("--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.step=1", "--trainer.callbacks.graceful=True")
 
 
 def together(folder: Path, overlay: str, *more: object) -> Path:
@@ -89,7 +88,7 @@ def test_two_processes_learn_what_one_learns(one: Path, tmp_path: Path, overlay:
 def test_two_shares_become_one_model(one: Path, tmp_path: Path) -> None:
     together(tmp_path, "fsdp", *STOP)
     assert torch.load(checkpoint(tmp_path), weights_only=True)["global_step"] == 2
-    export(tmp_path, tmp_path / "model.safetensors")
+    export(tmp_path, out=tmp_path / "model.safetensors")
     load(tmp_path / "model.safetensors").generate("3 left")
     alone(tmp_path)
     assert losses(tmp_path) == pytest.approx(losses(one), abs=1e-4)

@@ -23,7 +23,8 @@ from modules import load
 from modules.init_from import load_weights
 from modules.storage import sharded_checkpoint
 from modules.training.fsdp import FullySharded, FullyShardedFolders, load_shards
-from scripts.consolidate import consolidate, main
+from scripts.cli import run as command
+from scripts.consolidate import consolidate
 from scripts.export import export
 
 
@@ -58,12 +59,12 @@ def copy(run: Path, to: Path) -> Path:
 def test_shards_joined_are_the_file_of_a_run_without(killed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, whole = copy(killed, tmp_path / "folder"), together(tmp_path / "whole", "fsdp", *STOP)
     joined = folder / "checkpoints/joined.ckpt"
-    main([str(folder / "checkpoints/last.ckpt"), "--out", str(joined)])
+    command(consolidate, [str(folder / "checkpoints/last.ckpt"), "--out", str(joined)])
     compare(whole, joined)
     assert torch.load(joined, weights_only=True).keys() == torch.load(whole, weights_only=True).keys()
     with pytest.raises(SystemExit, match="exists already"):
-        main([str(folder / "checkpoints/last.ckpt"), "--out", str(joined)])
-    export(joined, folder / "model.safetensors")
+        command(consolidate, [str(folder / "checkpoints/last.ckpt"), "--out", str(joined)])
+    export(joined, out=folder / "model.safetensors")
     load(folder / "model.safetensors").generate("3 left")
     run("fit", "videoar", tmp_path / "new", "--init_from", joined)
 
@@ -74,14 +75,14 @@ def test_shards_of_two_processes_go_on_as_those_of_one(killed: Path, tmp_path: P
     one, folder = tmp_path / "one", copy(killed, tmp_path / "folder")
     alone(one)
     for error in (lambda: alone(folder), lambda: load(folder), lambda: run("test", "videoar", folder, *last(folder))):
-        with pytest.raises(ValueError, match=r"last\.ckpt is a folder of shards: join it first with python -m modules\.consolidate"):
+        with pytest.raises(ValueError, match=r"last\.ckpt is a folder of shards: join it first with python -m scripts\.consolidate"):
             error()
     several = ("-c", CONFIGS / "trainer/fsdp_sharded.yaml", "--trainer.devices", 1)
     args = arguments("fit", "videoar", folder, *several, *STILL)
     result = subprocess.run([sys.executable, "train.py", *args], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "last.shards4"}
-    consolidate(folder / "checkpoints/last.ckpt", tmp_path / "joined/checkpoints/last.ckpt")
+    consolidate(folder / "checkpoints/last.ckpt", out=tmp_path / "joined/checkpoints/last.ckpt")
     assert losses(folder) == pytest.approx(losses(one), abs=1e-4)
     assert_equal(one, tmp_path / "joined")
 
@@ -137,7 +138,7 @@ def test_a_folder_that_cannot_be_finished_leaves_the_one_before(tmp_path: Path) 
     save(1, path)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
-        with pytest.raises(ValueError, match=r"last\.ckpt could not be written: .*; .*last\.ckpt is still the one from before"):
+        with pytest.raises(ValueError, match=r"last\.ckpt could not be written: .*; .*last\.ckpt is still the previous one"):
             save(2, path, 2**16)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -148,13 +149,13 @@ def test_a_folder_that_cannot_be_finished_leaves_the_one_before(tmp_path: Path) 
 
 def test_what_was_split_is_united() -> None:
     whole = content(2)
-    united = sharded_checkpoint.unite(*sharded_checkpoint.split(whole))
+    united = sharded_checkpoint.join(*sharded_checkpoint.split(whole))
     assert united.keys() == whole.keys() and all(
         torch.equal(value, whole["state_dict"][name]) for name, value in united["state_dict"].items()
     )
     assert united["optimizer_states"][0]["param_groups"] == whole["optimizer_states"][0]["param_groups"]
     whole["optimizer_states"][0]["state"]["weight"]["order"] = 2
-    with pytest.raises(ValueError, match="holds tensors only, and 0/weight/order is none"):
+    with pytest.raises(ValueError, match="holds tensors only, and 0/weight/order is not a tensor"):
         sharded_checkpoint.split(whole)
 
 
@@ -175,8 +176,8 @@ def test_shards_run_no_code(tmp_path: Path) -> None:
             (path / file).write_bytes(pickle.dumps(Evil(mark)))
         else:
             torch.save({"global_step": Evil(mark)}, path / file)
-        for read in (lambda: consolidate(path, tmp_path / "out.ckpt"), lambda: load_shards(nn.Linear(2, 3), [], path)):
-            with pytest.raises(ValueError, match=rf"{file} (does not describe shards|is not a readable file)"):
+        for read in (lambda: consolidate(path, out=tmp_path / "out.ckpt"), lambda: load_shards(nn.Linear(2, 3), [], path)):
+            with pytest.raises(ValueError, match=rf"{file} (does not describe a sharded checkpoint|is not a readable file)"):
                 read()
         assert not mark.exists() and not (tmp_path / "out.ckpt").exists()
         (path / file).write_bytes(honest)
@@ -196,7 +197,7 @@ def test_shards_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="join it first"):
         load_weights(nn.Linear(2, 3), path)
     with pytest.raises(SystemExit, match=r"is no folder of shards: it has no meta\.pt"):
-        main([str(tmp_path), "--out", str(tmp_path / "out.ckpt")])
+        command(consolidate, [str(tmp_path), "--out", str(tmp_path / "out.ckpt")])
     (path / "__0_0.distcp").unlink()
     with pytest.raises(SystemExit, match="__0_0.distcp"):
-        main([str(path), "--out", str(tmp_path / "out.ckpt")])
+        command(consolidate, [str(path), "--out", str(tmp_path / "out.ckpt")])

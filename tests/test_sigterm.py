@@ -19,7 +19,7 @@ from toy_runs import CONFIGS, TESTS, arguments, run
 from benchmarks.kill import compare
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-STOP = ("--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.politely=True")
+STOP = ("--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.graceful=True")
 
 
 class Numbers(Callback):

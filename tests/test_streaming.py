@@ -9,7 +9,7 @@ from conftest import perturbed
 from torch import Tensor
 
 from modules.pixels import to_uint8, to_unit
-from modules.tokenizer import StreamedReconstruction, VideoTokenizer, fast_convolutions
+from modules.tokenizer import StreamedReconstruction, VideoTokenizer, winograd_convolutions
 
 CUTS = [[17], [1, 16], [1, 4, 4, 4, 4], [1] * 17, [5, 8, 4], [2, 3, 5, 7], [16, 1], [3, 14], [11, 2, 2, 2]]
 
@@ -50,7 +50,7 @@ def test_fast_decoding_in_pieces_agrees_to_rounding() -> None:
     """Other pieces mean other sums of the same products where convolutions save multiplications."""
     tokenizer = VideoTokenizer(bits=8, channels=32, multipliers=(1, 4), blocks=1, temporal_factor=2).eval()
     latent, state, frames = torch.randn(1, 8, 6, 24, 24), None, []
-    with fast_convolutions():
+    with winograd_convolutions():
         whole = tokenizer.decode(latent)
         for piece in pieces(latent, [1, 5]):
             video, state = tokenizer.decode_chunk(piece, state)
@@ -91,14 +91,14 @@ def test_frames_that_fill_no_latent_wait(tokenizer: VideoTokenizer) -> None:
 
 def test_a_chunk_of_another_size_or_of_nothing_is_refused(tokenizer: VideoTokenizer) -> None:
     _, state = tokenizer.encode_chunk(torch.randn(1, 3, 5, 16, 16))
-    with pytest.raises(ValueError, match="a chunk must have the width of the one before it, 16, got 20"):
+    with pytest.raises(ValueError, match="a chunk must have the width of the previous one, 16, got 20"):
         tokenizer.encode_chunk(torch.randn(1, 3, 4, 16, 20), state)
     with pytest.raises(ValueError, match="at least one frame"):
         tokenizer.encode_chunk(torch.randn(1, 3, 0, 16, 16), state)
     with pytest.raises(ValueError, match="height must be a multiple of 4, got 18"):
         tokenizer.encode_chunk(torch.randn(1, 3, 4, 18, 16))
     _, state = tokenizer.decode_chunk(torch.randn(1, 8, 1, 4, 4))
-    with pytest.raises(ValueError, match="the batch of the one before it, 1, got 2"):
+    with pytest.raises(ValueError, match="the batch of the previous one, 1, got 2"):
         tokenizer.decode_chunk(torch.randn(2, 8, 1, 4, 4), state)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from modules.geometry import Pyramid
 from modules.tokenizer import VideoTokenizer, bsq
-from modules.tokenizer.pyramid import coarse_to_fine, down, up
+from modules.tokenizer.pyramid import coarse_to_fine, downsample, upsample
 
 
 def test_later_frames_change_no_earlier_latent(tokenizer: VideoTokenizer) -> None:
@@ -84,7 +84,7 @@ def test_what_is_left_after_each_scale(tokenizer: VideoTokenizer) -> None:
     latent = torch.randn(1, 8, 1, 4, 4)
     quantized, total = tokenizer.quantize(latent), torch.zeros(1, 8, 4, 4)
     for bits, left in zip(quantized.bits, quantized.residual_energy, strict=True):
-        total = total + up(bsq.to_codes(bits[:, 0].permute(0, 3, 1, 2)), (4, 4))
+        total = total + upsample(bsq.to_codes(bits[:, 0].permute(0, 3, 1, 2)), (4, 4))
         torch.testing.assert_close(left, (latent[:, :, 0] - total).square().sum() / latent.square().sum())
 
 
@@ -137,9 +137,9 @@ def test_walk_sums_the_upsampled_codes_and_shows_each_scale_the_sum_so_far() -> 
 
     def choose(scale: int, context: torch.Tensor, partial: torch.Tensor) -> torch.Tensor:
         seen.append(context)
-        torch.testing.assert_close(context, down(partial, pyramid.sizes[scale]))
+        torch.testing.assert_close(context, downsample(partial, pyramid.sizes[scale]))
         return codes[scale]
 
     total = coarse_to_fine(pyramid, choose, torch.zeros(1, 8, 4, 4))
-    torch.testing.assert_close(total, sum(up(code, (4, 4)) for code in codes))
-    torch.testing.assert_close(seen[2], down(up(codes[0], (4, 4)) + up(codes[1], (4, 4)), (3, 3)))
+    torch.testing.assert_close(total, sum(upsample(code, (4, 4)) for code in codes))
+    torch.testing.assert_close(seen[2], downsample(upsample(codes[0], (4, 4)) + upsample(codes[1], (4, 4)), (3, 3)))

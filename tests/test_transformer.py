@@ -73,7 +73,7 @@ def test_a_cache_holds_what_its_sequence_says() -> None:
         transformer = make_transformer(history=history)
         sequence = TokenSequence(LAYOUT, 2, history)
         assert step_by_step(transformer, *contexts())[1] == sequence.max_cached_tokens(past=2)
-        assert len(sequence.places()) == sequence.tokens == sum(sequence.blocks().values())
+        assert len(sequence.coordinates()) == sequence.tokens == sum(sequence.blocks().values())
     ucf = Layout(Pyramid.of(8, 8), 5)
     sizes = [
         (sequence.tokens, sequence.max_cached_tokens(past=4)) for sequence in (TokenSequence(ucf, 1), TokenSequence(ucf, 1, "last_scale"))
@@ -83,14 +83,14 @@ def test_a_cache_holds_what_its_sequence_says() -> None:
 
 def test_spans_tile_the_sequence_and_history_blocks_stand_on_the_full_grid() -> None:
     sequence = TokenSequence(LAYOUT, 2, "last_scale")
-    places, at = sequence.places(), 2
+    coordinates, at = sequence.coordinates(), 2
     for (frame, scale), tokens in list(sequence.blocks().items())[1:]:
         assert sequence.span(frame, scale) == slice(at, at + tokens)
-        finest = LAYOUT.places()[LAYOUT.block(frame, min(scale, LAYOUT.pyramid.scales - 1))]
-        assert (places[at : at + tokens, :2] == torch.tensor([frame, scale])).all()
-        assert torch.equal(places[at : at + tokens, 2:], finest[:, 2:])
+        finest = LAYOUT.coordinates()[LAYOUT.block(frame, min(scale, LAYOUT.pyramid.scales - 1))]
+        assert (coordinates[at : at + tokens, :2] == torch.tensor([frame, scale])).all()
+        assert torch.equal(coordinates[at : at + tokens, 2:], finest[:, 2:])
         at += tokens
-    assert torch.equal(places[sequence.predicted()], LAYOUT.places())
+    assert torch.equal(coordinates[sequence.predicted()], LAYOUT.coordinates())
     assert (2, LAYOUT.pyramid.scales) not in sequence.blocks()
 
 
@@ -130,7 +130,7 @@ def test_tokens_of_a_block_see_one_another(transformer: VideoARTransformer) -> N
 
 def slow_mask(sequence: TokenSequence, window: int | None, kept: torch.Tensor) -> torch.Tensor:
     """Who sees whom, from the rules in words, token by token."""
-    tokens, scales = sequence.places().tolist(), sequence.layout.pyramid.scales
+    tokens, scales = sequence.coordinates().tolist(), sequence.layout.pyramid.scales
     mask = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
     for row, (frame, scale, _, _) in enumerate(tokens):
         for column, (other, other_scale, _, _) in enumerate(tokens):
@@ -179,7 +179,7 @@ def test_rotary_scores_depend_on_differences_only() -> None:
 def test_plain_rotary_factors_are_those_of_a_llama() -> None:
     """Its formula: frequency i is base^(-2 i / head width), a token's angle is its index times that."""
     sequence, rope = TokenSequence(LAYOUT, 2, "last_scale"), PlainRope(16, base=500.0)
-    cosines, sines = rope(rope.positions(sequence.places(), 2))
+    cosines, sines = rope(rope.positions(sequence.coordinates(), 2))
     angles = torch.outer(torch.arange(sequence.tokens).float(), 1.0 / 500.0 ** (torch.arange(0, 16, 2) / 16))
     torch.testing.assert_close(torch.complex(cosines, sines), torch.polar(torch.ones_like(angles), angles), rtol=0, atol=1e-4)
 
@@ -192,7 +192,7 @@ def test_shares_divide_the_head_among_the_axes() -> None:
 def test_positions_are_those_of_the_papers_figure() -> None:
     """Five condition tokens: (4, 4, 4) is the last; frame 1 starts at (5, 5, 5), its 2 x 2 scale too; frame 2 at (6, 5, 5)."""
     layout = Layout(Pyramid(((1, 1), (2, 2))), 2)
-    positions = token_positions(layout.places(), 5).tolist()
+    positions = token_positions(layout.coordinates(), 5).tolist()
     assert prompt_positions(5, torch.device("cpu")).tolist()[-1] == [4, 4, 4]
     assert positions[:6] == [[5, 5, 5], [5, 5, 5], [5, 5, 6], [5, 6, 5], [5, 6, 6], [6, 5, 5]]
 

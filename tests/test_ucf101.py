@@ -42,11 +42,11 @@ def test_the_official_lists_say_what_is_for_training_and_what_is_held_out(folder
     assert data.class_names == CLASSES and data.captions == []
     for split, group in (("train", "g08"), ("val", "g01"), ("test", "g01")):
         dataset = data.dataset(split)
-        assert len(dataset) == 6 and all(group in row.written for row in dataset.rows)
+        assert len(dataset) == 6 and all(group in row.listed_path for row in dataset.records)
         items = [dataset[index] for index in range(6)]
         assert [item["label"] for item in items] == [0, 0, 1, 1, 2, 2]
         assert all(item["video"].shape == (3, 5, 16, 16) for item in items)
-    assert all("g01" in row.written for row in ucf101(folder, split=2).dataset("train").rows)
+    assert all("g01" in row.listed_path for row in ucf101(folder, split=2).dataset("train").records)
     assert next(iter(data.train_dataloader()))["video"].shape == (2, 3, 5, 16, 16)
 
 
@@ -94,12 +94,12 @@ def test_folders_are_classes_without_any_list(folder: Path) -> None:
     videos.setup("fit")
     train, held = videos.dataset("train"), videos.dataset("val")
     assert videos.class_names == CLASSES and len(train) + len(held) == 12 and len(held) >= 1
-    assert all(CLASSES[train[index]["label"]] == row.path.parent.name for index, row in enumerate(train.rows))
+    assert all(CLASSES[train[index]["label"]] == row.path.parent.name for index, row in enumerate(train.records))
     pictures = VideoFolder(Clip(1, 16, 16), manifest=str(root), held_out_fraction=0)
-    assert len(pictures.dataset("train")) == 13 and "Archery/bow.JPG" in {row.written for row in pictures.dataset("train").rows}
+    assert len(pictures.dataset("train")) == 13 and "Archery/bow.JPG" in {row.listed_path for row in pictures.dataset("train").records}
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("not in a class")
-    with pytest.raises(ValueError, match=f"no folder in {tmp_path} holds videos or pictures"):
+    with pytest.raises(ValueError, match=f"no folder in {tmp_path} contains videos or images"):
         VideoFolder(CLIP, manifest=str(tmp_path)).setup("fit")

@@ -119,14 +119,14 @@ def test_clips_from_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("{}", r"info\.json is no information file of VBench"),
-        ("nonsense", r"info\.json is no information file of VBench"),
-        ([3], r"info\.json is no information file of VBench"),
+        ("{}", r"info\.json is not an information file of VBench"),
+        ("nonsense", r"info\.json is not an information file of VBench"),
+        ([3], r"info\.json is not an information file of VBench"),
         ([], "no prompt belongs to"),
         ([ROWS[0], {"prompt_en": "a"}], r'info\.json\[1\]: "prompt_en" or "dimension" is missing'),
         ([ROWS[0], {"prompt_en": 3, "dimension": ["scene"]}], r'info\.json\[1\]: "prompt_en" must be a text, got 3'),
-        ([{"prompt_en": "a/b", "dimension": ["scene"]}], r"info\.json\[0\]: the prompt cannot be the name of a file: 'a/b'"),
-        ([{"prompt_en": "a" * 300, "dimension": ["scene"]}], r"info\.json\[0\]: the prompt cannot be the name of a file"),
+        ([{"prompt_en": "a/b", "dimension": ["scene"]}], r"info\.json\[0\]: the prompt cannot be a file name: 'a/b'"),
+        ([{"prompt_en": "a" * 300, "dimension": ["scene"]}], r"info\.json\[0\]: the prompt cannot be a file name"),
         ([{"prompt_en": "a", "dimension": ["i2v_subject"]}], r"info\.json\[0\]: VBench 1.0 has no dimension 'i2v_subject'; it has aes"),
     ],
 )

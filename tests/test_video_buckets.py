@@ -13,8 +13,8 @@ from test_reader import turn_clockwise, write_video
 
 from datamodules import FreshViews, VideoBuckets
 from datamodules.base import StageOverride
-from datamodules.clips.aspect_ratios import lost, nearest_size, published_sizes
-from datamodules.decoding.reader import shown_size
+from datamodules.clips.aspect_ratios import cropped_fraction, nearest_size, published_sizes
+from datamodules.decoding.reader import display_size
 from modules.geometry import Clip, Pyramid
 
 SIZES = [(16, 16), (12, 20), (20, 12)]
@@ -68,13 +68,13 @@ def test_shares_and_losses_are_said_once(manifest: str, caplog: pytest.LogCaptur
         data = buckets(manifest)
         data.setup("fit")
         data.train_dataloader()
-    said = [record.getMessage() for record in caplog.records if "cut off" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "cropped" in record.getMessage()]
     assert len(said) == 1
     first, *rows = said[0].splitlines()
     # 2 lose a tenth, 1 loses 1 - (20 / 80) / (12 / 20); in a square, 11 lose 0.4 and the last one 0.75.
-    assert first == "22 clips by size: 3.6% of their area is cut off; with 16 x 16 alone it would be 24.3%"
-    assert rows[0].split() == ["16", "x", "16", "10", "clips", "45.5%,", "cut", "off", "2.0%"]
-    assert rows[2].split()[3:] == ["5", "clips", "22.7%,", "cut", "off", "11.7%"]
+    assert first == "22 clips by size: 3.6% of their area is cropped; with 16 x 16 alone: 24.3%"
+    assert rows[0].split() == ["16", "x", "16", "10", "clips", "45.5%,", "cropped", "2.0%"]
+    assert rows[2].split()[3:] == ["5", "clips", "22.7%,", "cropped", "11.7%"]
 
 
 def test_a_size_that_fills_no_batch_is_given_up(manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_size_that_fills_no_batch_is_given_up(manifest: str, monkeypatch: pyte
     assert sizes == {(16, 16), (12, 20)}
     as_process(monkeypatch, 0, 2)
     data = buckets(manifest, batch_size=6)
-    assert {size for size, _, _ in batches(data, 20)} == {(16, 16)} and len(data.streams()) == 1
+    assert {size for size, _, _ in batches(data, 20)} == {(16, 16)} and len(data.sources()) == 1
     with pytest.raises(ValueError, match=r"22 training clips \(16 x 16\) do not fill one batch of 24"):
         buckets(manifest, batch_size=12).train_dataloader()
 
@@ -134,11 +134,11 @@ def test_a_manifest_may_say_what_its_files_measure(manifest: str, tmp_path: Path
 def test_what_a_file_shows_is_measured_upright(tmp_path: Path) -> None:
     turned = write_video(tmp_path / "phone.mp4", [100] * 2)
     turn_clockwise(turned)
-    assert shown_size(write_video(tmp_path / "a.mp4", [100] * 2)) == (48, 64) and shown_size(turned) == (64, 48)
+    assert display_size(write_video(tmp_path / "a.mp4", [100] * 2)) == (48, 64) and display_size(turned) == (64, 48)
     exif = Image.Exif()
     exif[0x0112] = 8
     Image.new("RGB", (30, 20)).save(tmp_path / "phone.jpg", exif=exif)
-    assert shown_size(tmp_path / "phone.jpg") == (30, 20)
+    assert display_size(tmp_path / "phone.jpg") == (30, 20)
 
 
 def test_published_sizes_are_those_of_the_clips_budget() -> None:
@@ -147,7 +147,7 @@ def test_published_sizes_are_those_of_the_clips_budget() -> None:
         assert len(sizes) == 15 and (clip.height, clip.width) in sizes and (budget, budget) in sizes
         assert {Pyramid.of(height // 16, width // 16).scales for height, width in sizes} == {{256: 7, 512: 10, 1024: 13}[budget]}
         assert all(0.9 < height * width / budget**2 < 1.26 for height, width in sizes)
-    with pytest.raises(ValueError, match="250 x 250 pixels are no published size, so say which sizes go with it"):
+    with pytest.raises(ValueError, match="250 x 250 pixels are not a published size; set sizes"):
         published_sizes(Clip(1, 250, 250))
     with pytest.raises(ValueError, match="the clip's 16 x 16 pixels must be one of the sizes"):
         VideoBuckets(CLIP, manifest="", sizes=[(8, 8)])
@@ -157,7 +157,7 @@ def test_published_sizes_are_those_of_the_clips_budget() -> None:
 def test_the_nearest_size_loses_least(shape: tuple[int, int]) -> None:
     sizes = tuple(published_sizes(Clip(1, 256, 256)))
     chosen = nearest_size(*shape, sizes)
-    assert lost(*shape, chosen) == min(lost(*shape, size) for size in sizes)
+    assert cropped_fraction(*shape, chosen) == min(cropped_fraction(*shape, size) for size in sizes)
     # What is lost is what a cut-out that keeps the shape leaves over.
     height, width = min(shape[0], shape[1] * chosen[0] / chosen[1]), min(shape[1], shape[0] * chosen[1] / chosen[0])
-    assert lost(*shape, chosen) == pytest.approx(1 - height * width / (shape[0] * shape[1]))
+    assert cropped_fraction(*shape, chosen) == pytest.approx(1 - height * width / (shape[0] * shape[1]))

@@ -222,5 +222,5 @@ def test_the_trainer_sees_every_chunk(video: Path, trainer: Trainer) -> None:
 @pytest.mark.filterwarnings("ignore:.*Skipping val loop")
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_files_are_for_predict_alone(video: Path, trainer: Trainer, stage: str) -> None:
-    with pytest.raises(ValueError, match="VideoFiles is for predict alone"):
+    with pytest.raises(ValueError, match="VideoFiles supports only predict"):
         getattr(trainer, stage)(Collector(), VideoFiles([str(video)]))

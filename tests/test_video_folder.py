@@ -14,8 +14,8 @@ from datamodules import VideoFolder
 from datamodules.base import collate
 from datamodules.clips.cropping import FixedViews, FreshViews
 from datamodules.clips.dataset import FolderClips
-from datamodules.clips.manifest import Row, read_manifest
-from datamodules.clips.unreadable import Tolerance, stand_ins
+from datamodules.clips.manifest import ClipRecord, read_manifest
+from datamodules.clips.unreadable import UnreadablePolicy, replacements
 from datamodules.clips.video_folder import hold_out
 from modules.geometry import Clip
 
@@ -100,8 +100,8 @@ def test_results_are_compared_with_the_middle_of_training_files_too(folder):
     settings = {"manifest": write_manifest(folder, rows_of("0", "1", "2", "3")), "held_out_fraction": 0.3}
     data, other = VideoFolder(CLIP, views=FreshViews(True), seed=1, **settings), VideoFolder(CLIP, **settings)
     clips, again = data.reference("train"), other.reference("train")
-    assert clips.rows == data.dataset("train").rows and data.reference("test") is data.dataset("test")
-    for index, row in enumerate(clips.rows):
+    assert clips.records == data.dataset("train").records and data.reference("test") is data.dataset("test")
+    for index, row in enumerate(clips.records):
         middle = FolderClips([row], CLIP, {})[0]["video"]
         assert torch.equal(clips[index]["video"], middle) and torch.equal(again[index]["video"], middle)
     assert any(not torch.equal(data.dataset("train")[index]["video"], clips[index]["video"]) for index in range(len(clips)))
@@ -116,21 +116,21 @@ def test_training_views_are_random_and_repeatable(folder):
     assert len({video.float().mean().item() for video in videos}) == 8
 
 
-def row_of(label: str) -> Row:
-    return Row(Path("a.mp4"), "a.mp4", "", "", label, 0.0, None, {})
+def row_of(label: str) -> ClipRecord:
+    return ClipRecord(Path("a.mp4"), "a.mp4", "", "", label, 0.0, None, {})
 
 
 @pytest.mark.parametrize("kind", [FixedViews, FreshViews])
 def test_views_are_random_and_cover_their_range(kind):
-    views = [kind(flip=True).view(0, row_of("a"), index, 3) for index in range(400)]
-    for values in zip(*((view.moment, view.framing.down, view.framing.across) for view in views), strict=True):
+    views = [kind(flip=True).crop(0, row_of("a"), index, 3) for index in range(400)]
+    for values in zip(*((view.start_fraction, view.framing.down, view.framing.across) for view in views), strict=True):
         assert min(values) < 0.02 and max(values) > 0.98 and abs(np.mean(values) - 0.5) < 0.06
     assert 150 < sum(view.framing.mirrored for view in views) < 250
 
 
 def test_only_clips_of_labels_that_allow_it_are_mirrored(folder):
     def mirrored(flip, label):
-        return any(FixedViews(flip).view(0, row_of(label), index, 0).framing.mirrored for index in range(50))
+        return any(FixedViews(flip).crop(0, row_of(label), index, 0).framing.mirrored for index in range(50))
 
     assert not mirrored(False, "left") and not mirrored(["up", "down"], "left")
     assert mirrored(True, "left") and mirrored(["up", "down"], "down")
@@ -166,8 +166,8 @@ def test_short_clips_and_pictures_are_left_out_and_counted(folder, caplog):
     rows = [*rows_of("0", "short", "1"), {"path": "picture.png"}, {"path": "2.mp4", "start": 1.7}, {"path": "2.mp4", "end": 0.3}]
     with caplog.at_level(logging.INFO):
         dataset = VideoFolder(CLIP, manifest=write_manifest(folder, rows), held_out_fraction=0).dataset("train")
-    assert [row.written for row in dataset.rows] == ["0.mp4", "1.mp4"]
-    assert "1 pictures, 3 too short (5 frames at 10 fps need more than 0.4 s)" in caplog.text
+    assert [row.listed_path for row in dataset.records] == ["0.mp4", "1.mp4"]
+    assert "1 images, 3 too short (5 frames at 10 fps need more than 0.4 s)" in caplog.text
 
 
 def test_no_clip_long_enough(folder):
@@ -188,9 +188,9 @@ def test_where_compares_values_and_kinds(folder):
     manifest = write_manifest(folder, [*rows, *rows_of("3")])
     for where, names in (({"kind": "clip"}, "01"), ({"good": True}, "02"), ({"kind": "clip", "good": True}, "0"), ({}, "0123")):
         data = VideoFolder(CLIP, manifest=manifest, held_out_fraction=0, where=where)
-        assert "".join(row.written[0] for row in data.dataset("train").rows) == names
+        assert "".join(row.listed_path[0] for row in data.dataset("train").records) == names
         assert data.captions == [f"clip {name}" for name in names]
-    with pytest.raises(ValueError, match="none of the 4 rows .* has {'kind': 'film'}"):
+    with pytest.raises(ValueError, match="none of the 4 clips .* has {'kind': 'film'}"):
         VideoFolder(CLIP, manifest=manifest, where={"kind": "film"}).setup("fit")
 
 
@@ -212,7 +212,7 @@ def test_hold_out_is_stable(folder):
     train, held = hold_out(rows, 0.1)
     assert 20 < len(held) < 60 and len(train) + len(held) == 400
     fewer = [row for number, row in enumerate(rows) if number % 3]
-    assert set(row.written for row in hold_out(fewer, 0.1)[1]) == {row.written for row in held} & {row.written for row in fewer}
+    assert set(row.listed_path for row in hold_out(fewer, 0.1)[1]) == {row.listed_path for row in held} & {row.listed_path for row in fewer}
     assert len(hold_out(rows[:2], 0.01)[1]) == 1
     twice = hold_out(rows[:5] * 2, 0.01)[1]
     assert len(twice) == 2 and twice[0] == twice[1]
@@ -243,18 +243,18 @@ def test_wrong_lines_are_named(folder, line, message):
         VideoFolder(CLIP, manifest=manifest).setup("fit")
 
 
-def test_slips_of_the_pen_are_warned_of_once_each(folder, recwarn):
+def test_typos_are_warned_of_once_each(folder, recwarn):
     rows = [{"path": "0.mp4", "kind": "clip"}, *[{"path": "1.mp4", "captoin": "a", " Label": "b", "heigth": 3, "note": ""}] * 3]
     read_manifest(write_manifest(folder, rows))
     said = sorted(str(warning.message).split("clips.jsonl", 1)[-1] for warning in recwarn)
     wanted = (("captoin", "caption"), (" Label", "label"), ("heigth", "height"))
-    assert said == sorted(f':2: "{key}" says nothing about a clip; did you mean "{meant}"?' for key, meant in wanted)
+    assert said == sorted(f':2: "{key}" is not a known key; did you mean "{meant}"?' for key, meant in wanted)
 
 
 def test_missing_and_empty_manifests(folder):
     with pytest.raises(ValueError, match="there is no file .*gone.jsonl"):
         VideoFolder(CLIP, manifest=str(folder / "gone.jsonl")).setup("fit")
-    with pytest.raises(ValueError, match=r"empty\.jsonl holds no rows"):
+    with pytest.raises(ValueError, match=r"empty\.jsonl has no lines"):
         VideoFolder(CLIP, manifest=write_manifest(folder, [], "empty.jsonl")).setup("fit")
     with pytest.raises(ValueError, match=r"0\.mp4 is not UTF-8 text"):
         VideoFolder(CLIP, manifest=str(folder / "0.mp4")).setup("fit")
@@ -271,27 +271,27 @@ def test_a_damaged_file_gives_way_to_the_same_row_every_time(folder, caplog, wor
     with caplog.at_level(logging.WARNING):
         batches = [batch for _ in range(3) for batch in data.train_dataloader()]
     for batch in batches:
-        assert sorted(batch["index"].tolist()) == sorted([0, 2, next(stand_ins(1, 0, 3))])
+        assert sorted(batch["index"].tolist()) == sorted([0, 2, next(replacements(1, 0, 3))])
         assert all(caption == ["clip 0", "", "clip 1"][index] for index, caption in zip(batch["index"], batch["caption"], strict=True))
-    # Workers log to their own standard error, which pytest takes away.
+    # Workers log to their own standard error, and count for themselves without a report.
     assert workers or caplog.text.count("damaged.mp4: ") == 1
-    assert data.dataset("train").broken.count == 1
+    assert workers or data.dataset("train").reads.broken == 1
 
 
 def test_too_many_damaged_files(folder):
     damaged = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("0", "damaged", "1")), held_out_fraction=0)
-    with pytest.raises(ValueError, match=r"1 of 3 rows are unreadable, more than the broken_limit of 0\.1; .*clips\.jsonl:2"):
+    with pytest.raises(ValueError, match=r"1 of 3 clips are unreadable, more than the broken_limit of 0\.1; .*clips\.jsonl:2"):
         damaged.dataset("train")[1]
     broken = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("0", "broken", "1")), held_out_fraction=0)
-    with pytest.raises(ValueError, match="1 of 3 rows are unreadable"):
+    with pytest.raises(ValueError, match="1 of 3 clips are unreadable"):
         broken.setup("fit")
     hopeless = VideoFolder(CLIP, manifest=write_manifest(folder, rows_of("damaged")), held_out_fraction=0, broken_limit=1.0)
-    with pytest.raises(ValueError, match="none of the 1 rows can be read"):
+    with pytest.raises(ValueError, match="none of the 1 clips can be read"):
         hopeless.dataset("train")[0]
 
 
 def test_what_stands_in_for_a_row_comes_whole_with_its_own_index(folder):
     rows = read_manifest(write_manifest(folder, [{**row, "end": 2.0} for row in rows_of("0", "1", "damaged")]))
-    dataset = FolderClips(rows, CLIP, {}, tolerance=Tolerance(0.5))
-    other = next(stand_ins(2, 0, 3))
+    dataset = FolderClips(rows, CLIP, {}, policy=UnreadablePolicy(0.5))
+    other = next(replacements(2, 0, 3))
     assert torch.equal(dataset[2]["video"], dataset[other]["video"]) and dataset[2]["index"] == other

@@ -19,7 +19,7 @@ from test_reader import LEVELS, write_video
 from torch import Tensor
 
 from callbacks import WriteReconstructions
-from callbacks.writers.write_reconstructions import COLUMNS, _Glimpses, psnr
+from callbacks.writers.write_reconstructions import COLUMNS, _FrameSamples, psnr
 from datamodules import VideoFiles
 from modules.batch import FileChunk
 
@@ -92,7 +92,7 @@ def lines_of(folder: Path) -> dict[str, dict[str, Any]]:
 WHOLE = ["a.csv", "a.mp4", "b.csv", "b.mp4", "contact_sheet.png", "reconstructions.jsonl"]
 
 
-@pytest.mark.parametrize("chunk_frames", [1, 3, 16, 100])
+@pytest.mark.parametrize("chunk_frames", [1, 16])
 def test_every_frame_is_shown_beside_its_reconstruction_and_compared(videos: Path, tmp_path: Path, chunk_frames: int) -> None:
     folder = tmp_path / "made"
     assert predict(videos, folder, chunk_frames=chunk_frames) == WHOLE
@@ -205,12 +205,12 @@ def test_several_processes_write_one_manifest(videos: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("frames", [1, 2, COLUMNS, COLUMNS + 1, 100, 1000])
 def test_few_frames_are_kept_and_they_span_the_file(frames: int) -> None:
-    glimpses = _Glimpses()
+    samples = _FrameSamples()
     for number in range(frames):
-        glimpses.add(number, torch.tensor(number))
-        assert len(glimpses.frames) <= COLUMNS
-    assert [int(frame) for frame in glimpses.frames] == list(range(0, frames, glimpses.step))
-    assert frames <= COLUMNS or len(glimpses.frames) > COLUMNS // 2
+        samples.add(number, torch.tensor(number))
+        assert len(samples.frames) <= COLUMNS
+    assert [int(frame) for frame in samples.frames] == list(range(0, frames, samples.step))
+    assert frames <= COLUMNS or len(samples.frames) > COLUMNS // 2
 
 
 def test_the_sheet_shows_the_first_file(videos: Path, tmp_path: Path) -> None:

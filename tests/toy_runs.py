@@ -21,13 +21,18 @@ def arguments(command: str, task: str, root: Path, *more: object) -> list[str]:
 
 
 def run(command: str, task: str, root: Path, *more: object) -> Path:
-    """Run it; returns where a fit leaves its checkpoint."""
+    """Run it and return the path of the checkpoint that a fit leaves."""
     main(arguments(command, task, root, *more))
+    return checkpoint(root)
+
+
+def checkpoint(root: Path) -> Path:
+    """The last checkpoint of a run."""
     return root / "checkpoints" / "last.ckpt"
 
 
 def compose(task: str, root: Path, *more: object) -> VideoARCLI:
-    """Do all that a fit does before its first step."""
+    """Parse and build everything that a fit needs, without training."""
     with patch.object(VideoARCLI, "_run_subcommand"):
         return main(arguments("fit", task, root, *more))
 

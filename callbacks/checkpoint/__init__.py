@@ -1,1 +1,1 @@
-"""Checkpoints: the last one, written whole, and the signal that asks for one."""
+"""Checkpoint callbacks: the last checkpoint of a run, written atomically, also on SIGTERM."""

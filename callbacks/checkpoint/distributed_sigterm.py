@@ -1,4 +1,4 @@
-"""SIGTERM to any of several processes becomes the end of one step on all of them."""
+"""SIGTERM handling of distributed runs: all processes stop after the same step."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from lightning import Trainer
 
 
 class DistributedSigterm:
-    """Takes the place of Lightning's reaction to SIGTERM where there are several processes.
+    """Replaces Lightning's SIGTERM handler in runs of several processes.
 
-    Lightning's handler talks to the other processes from within the signal, whatever these are doing. A signal to one of two processes was
-    seen to hang both. Here a process notes its signal, and all of them ask each other after every step.
+    Lightning's handler communicates with the other processes from within the signal handler, whatever they are doing. With two processes,
+    a signal to one of them was seen to hang both. Here a process records its signal, and all processes compare notes after every step.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self._received = False
 
     def watch(self, trainer: Trainer) -> None:
-        """Note SIGTERM from now on. Lightning puts back what was there when the run ends."""
+        """Record SIGTERM from now on. Lightning restores the previous handler when the run ends."""
         if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._note)
+            signal.signal(signal.SIGTERM, self._record)
 
     def agree(self, trainer: Trainer) -> None:
-        """To be called by all processes after every step; Lightning ends the run after this one if any of them was asked to end."""
-        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+        """Stop the run after this step if any process received SIGTERM. Must be called by all processes after every step."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self._received, all=False):
             trainer._signal_connector.received_sigterm = True
 
-    def _note(self, *_: Any) -> None:
-        self.asked = True
+    def _record(self, *_: Any) -> None:
+        self._received = True

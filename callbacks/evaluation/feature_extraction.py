@@ -1,4 +1,4 @@
-"""Vectors of many videos: clips of a data set, or what a model makes for their conditions, shared out over all processes."""
+"""Feature vectors of many videos, real or made by a model, computed on all processes."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from tqdm import tqdm
 from callbacks.log_videos import captions
 from modules.batch import VideoBatch
 
-# Seeds of different repeats lie this far apart; all of them stay below 2 ** 32, of which torch keeps 32 bits.
-SEEDS = 10_000_000
+# Distance of the seeds of two repeats. All seeds stay below 2 ** 32, of which torch keeps 32 bits.
+SEED_STRIDE = 10_000_000
 
-# Makes uint8 videos (B, 3, T, H, W) of a batch.
-Maker = Callable[[VideoBatch], Tensor]
+# Returns uint8 videos (B, 3, T, H, W) for a batch.
+VideoFunction = Callable[[VideoBatch], Tensor]
+
+
+def real_videos(batch: VideoBatch) -> Tensor:
+    """Return the batch's own videos."""
+    return batch["video"]
 
 
 @dataclass(frozen=True)
-class Walk:
-    """Which clips are visited: place ``p`` shows clip ``order[p]``, over and over if there are more places than clips.
+class FeatureExtraction:
+    """Feature extraction over clips of a data set: position ``p`` has clip ``order[p % len(order)]``.
 
-    A place belongs to one process, and what is found there depends on the place alone, so neither the number of processes nor the size of
-    a batch matters.
+    Positions are distributed over the processes, and a result depends on its position only, so neither the number of processes nor the
+    batch size matters.
 
     Args:
         trainer: The trainer.
         module: The model.
-        dataset: Items like those of every data module.
-        order: Numbers of clips.
-        classes: Number of classes to go through in turn, place by place; 0 to keep the clips' own conditions.
+        dataset: Items as of every data module.
+        order: Clip indices.
+        classes: Number of classes, assigned to the positions cyclically; 0 keeps the clips' own conditions.
     """
 
     trainer: Trainer
@@ -42,68 +47,69 @@ class Walk:
     order: Sequence[int]
     classes: int = 0
 
-    def vectors(
-        self, features: Callable[[Tensor], Tensor], places: int, frames: int, make: Maker, repeat: int = 0, title: str = "videos"
+    def features(
+        self, network: Callable[[Tensor], Tensor], count: int, frames: int, make: VideoFunction, repeat: int = 0, title: str = "videos"
     ) -> tuple[Tensor, Tensor]:
-        """What the features of videos are, and their labels, place by place; the same on every process.
+        """Return features and labels of the first positions, equal on every process.
 
         Args:
-            features: Called with uint8 videos ``(B, 3, frames, H, W)``; gives ``(B, D)``.
-            places: Number of places to visit, from the first on.
-            frames: Frames to look at.
-            make: Makes the videos.
-            repeat: Number of the seed.
-            title: Stands at the progress bar.
+            network: Maps uint8 videos ``(B, 3, frames, H, W)`` to ``(B, D)``.
+            count: Number of positions.
+            frames: Number of frames to use of every video.
+            make: Returns the videos.
+            repeat: Index of the seed.
+            title: Label of the progress bar.
 
         Returns:
-            ``(places, D)`` float64 and ``(places,)``, on the CPU.
+            ``(count, D)`` float64 and ``(count,)``, on the CPU.
         """
-        found: list[Tensor] = []
-        for batch in self._batches(places, repeat, title):
-            vectors = features(make(batch)[:, :, :frames])
-            found.append(torch.cat([vectors, batch["label"][:, None].to(vectors)], dim=1))
-        together = self.module.all_gather(torch.cat(found))
-        if together.ndim > 2:  # type: ignore[union-attr]
-            # Processes, of which r has the places r, r + n, r + 2 n, ...
-            together = together.transpose(0, 1).flatten(0, 1)  # type: ignore[union-attr]
-        together = together[:places].cpu()  # type: ignore[index]
-        return together[:, :-1], together[:, -1].long()
+        world, rank = self.trainer.world_size, self.trainer.global_rank
+        # Equally many on every process: the last position is repeated where needed.
+        own = [min(position, count - 1) for position in range(rank, -(-count // world) * world, world)]
+        parts: list[Tensor] = []
+        for batch in self._batches(own, repeat, title):
+            vectors = network(make(batch)[:, :, :frames])
+            parts.append(torch.cat([vectors, batch["label"][:, None].to(vectors)], dim=1))
+        gathered = self.module.all_gather(torch.cat(parts))
+        assert isinstance(gathered, Tensor)
+        if gathered.ndim > 2:
+            # Process r has the positions r, r + n, r + 2 n, ...
+            gathered = gathered.transpose(0, 1).flatten(0, 1)
+        gathered = gathered[:count].cpu()
+        return gathered[:, :-1], gathered[:, -1].long()
 
-    def pictured(self, places: Sequence[int], make: Maker, repeat: int = 0) -> tuple[list[Tensor], list[str]]:
-        """What is made at some places, by every process, on the CPU: uint8 ``(3, T, H, W)`` each, and what is asked for there."""
-        clips, videos, texts = _Places(self, places, SEEDS * repeat), [], []
-        for batch in DataLoader(clips, self.trainer.datamodule.batch_size, collate_fn=_collate):  # type: ignore[attr-defined]
-            videos += make(self.module.transfer_batch_to_device(batch, self.module.device, 0)).cpu()
+    def videos(self, positions: Sequence[int], make: VideoFunction) -> tuple[list[Tensor], list[str]]:
+        """Return the videos of some positions, uint8 ``(3, T, H, W)`` each on the CPU, and their captions; on every process."""
+        videos, texts = [], []
+        for batch in self._batches(positions, 0, "examples"):
+            videos += make(batch).cpu()
             texts += captions(batch)
         return videos, texts
 
-    def _batches(self, places: int, repeat: int, title: str) -> Iterator[VideoBatch]:
-        """Batches of this process; as many on every one, the last places being visited again where it must be."""
-        world, rank = self.trainer.world_size, self.trainer.global_rank
-        own = [min(place, places - 1) for place in range(rank, -(-places // world) * world, world)]
+    def _batches(self, positions: Sequence[int], repeat: int, title: str) -> Iterator[VideoBatch]:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        clips = _Places(self, own, SEEDS * repeat)
+        clips = _Positions(self, positions, SEED_STRIDE * repeat)
         loader = DataLoader(clips, data.batch_size, num_workers=data.workers, collate_fn=_collate)
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         for batch in tqdm(loader, title, disable=not shown):
             yield self.module.transfer_batch_to_device(batch, self.module.device, 0)
 
 
-class _Places(Dataset):
-    """The clips at some places of a walk, each numbered by its place instead of its number in the data set."""
+class _Positions(Dataset):
+    """Clips at some positions; ``index``, from which seeds are derived, is the position plus an offset."""
 
-    def __init__(self, walk: Walk, places: Sequence[int], offset: int) -> None:
-        self.dataset, self.order, self.classes = walk.dataset, walk.order, walk.classes
-        self.places, self.offset = places, offset
+    def __init__(self, extraction: FeatureExtraction, positions: Sequence[int], offset: int) -> None:
+        self.dataset, self.order, self.classes = extraction.dataset, extraction.order, extraction.classes
+        self.positions, self.offset = positions, offset
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     def __getitem__(self, number: int) -> dict:
-        place = self.places[number]
-        item = self.dataset[self.order[place % len(self.order)]]  # type: ignore[index]
-        told = {"label": place % self.classes, "caption": ""} if self.classes else {}
-        return {**item, **told, "index": place + self.offset}
+        position = self.positions[number]
+        item = self.dataset[self.order[position % len(self.order)]]  # type: ignore[index]
+        condition = {"label": position % self.classes, "caption": ""} if self.classes else {}
+        return {**item, **condition, "index": position + self.offset}
 
 
 def _collate(items: list[dict]) -> VideoBatch:

@@ -1,9 +1,7 @@
-"""The result of a test as one file: numbers, how they were measured, and the clips they speak of."""
+"""Report of a ``test`` as one JSON file, with a contact sheet."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from dataclasses import asdict
@@ -16,25 +14,27 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
+from callbacks.evaluation.base import EvaluationCallback
 from callbacks.log_videos import captions
-from callbacks.records.provenance import evaluation_origin, origin
-from callbacks.writers.media import contact_sheet, write_picture
+from callbacks.records.provenance import evaluation_provenance, sampling_provenance
+from callbacks.writers.media import contact_sheet, write_png
 from modules.batch import LatentBatch, VideoBatch
-from modules.metrics import Results, Row
-from modules.storage.atomic_files import write_text
+from modules.metrics import markdown_table, write_report
+from modules.metrics.evaluation.report import finite
 
 SHEET_CLIPS = 6
 
 
 class WriteReport(Callback):
-    """Writes what ``test`` measured to a JSON file, and beside it a contact sheet of the first clips and ``results.json``.
+    """Writes all values that ``test`` measured to a JSON file, and a contact sheet of some clips.
 
-    The file holds ``protocol`` (number and size of the clips, sampling settings, checkpoint, seed), ``metrics`` (all that was logged)
-    and ``seconds``. If ``test_step`` returns ``{"videos": {kind: (B, 3, T, H, W) uint8}}`` and the data module has a method ``judge()``
-    that returns a new metric of ``(video, label)``, every kind of video gets a judge, and its findings stand under ``judge``.
+    The file holds ``protocol`` (number and size of the clips, sampling settings, checkpoint, seed), ``metrics`` (all logged values),
+    ``judge``, ``evaluations`` (those of :class:`EvaluateVideos` and :class:`EvaluateRollouts`), ``provenance`` and ``seconds``. If
+    ``test_step`` returns ``{"videos": {kind: (B, 3, T, H, W) uint8}}`` and the data module has a method ``classifier()`` that returns a new
+    metric of ``(video, label)``, every kind of video is classified, with the results under ``judge``.
 
     Args:
-        path: The JSON file; the sheet has the same name and ends in ``.png``.
+        path: The JSON file; the sheet has the same name with the suffix ``.png``.
     """
 
     def __init__(self, path: str) -> None:
@@ -43,9 +43,9 @@ class WriteReport(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
         self._clips = 0
-        self._judges: dict[str, Metric] = {}
-        self._findings: dict[str, dict[str, Tensor]] = {}
-        self._rows: list[tuple[Tensor, str]] = []
+        self._classifiers: dict[str, Metric] = {}
+        self._classified: dict[str, dict[str, Tensor]] = {}
+        self._sheet: list[tuple[Tensor, str]] = []
         self._kinds = 1
 
     def on_test_batch_end(
@@ -59,85 +59,68 @@ class WriteReport(Callback):
     ) -> None:
         self._clips += len(batch["label"])
         videos = outputs.get("videos", {}) if isinstance(outputs, dict) else {}
-        judge = getattr(trainer.datamodule, "judge", None)  # type: ignore[attr-defined]
-        for kind, clips in videos.items():
-            if judge is not None:
-                if kind not in self._judges:
-                    self._judges[kind] = judge().to(pl_module.device)
-                self._judges[kind].update(clips, batch["label"])
+        classifier = getattr(trainer.datamodule, "classifier", None)  # type: ignore[attr-defined]
+        if classifier is not None:
+            for kind, clips in videos.items():
+                if kind not in self._classifiers:
+                    self._classifiers[kind] = classifier().to(pl_module.device)
+                self._classifiers[kind].update(clips, batch["label"])
         if videos:
-            self._keep_rows(videos, captions(batch))
+            self._add_to_sheet(videos, captions(batch))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._findings = {kind: judge.compute() for kind, judge in self._judges.items()}
-        for kind, findings in self._findings.items():
-            numbers = {f"test/{kind}/{name}": finding for name, finding in findings.items() if finding.ndim == 0}
-            pl_module.log_dict(numbers, sync_dist=True)  # equal on all processes; said so that Lightning does not warn
+        self._classified = {kind: metric.compute() for kind, metric in self._classifiers.items()}
+        for kind, values in self._classified.items():
+            scalars = {f"test/{kind}/{name}": value for name, value in values.items() if value.ndim == 0}
+            pl_module.log_dict(scalars, sync_dist=True)  # equal on all processes; sync_dist avoids Lightning's warning
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         clips = int(trainer.strategy.reduce(torch.tensor(self._clips, device=pl_module.device), reduce_op="sum"))
         if not trainer.is_global_zero:
             return
-        judged = {f"test/{kind}/{name}" for kind, findings in self._findings.items() for name in findings}
+        listed_below = {f"test/{kind}/{name}" for kind, values in self._classified.items() for name in values}
+        evaluations = [each.evaluation for each in trainer.callbacks if isinstance(each, EvaluationCallback)]  # type: ignore[attr-defined]
         report = {
             "protocol": {"clips": clips, **protocol(trainer, pl_module)},
-            "metrics": {name: _plain(metric) for name, metric in trainer.callback_metrics.items() if name not in judged},
-            "judge": {kind: {name: _plain(finding) for name, finding in row.items()} for kind, row in self._findings.items()},
+            "metrics": {
+                name: _plain(value)
+                for name, value in trainer.callback_metrics.items()
+                if name not in listed_below and not name.startswith("evaluation/")
+            },
+            "judge": {kind: {name: _plain(value) for name, value in values.items()} for kind, values in self._classified.items()},
+            "evaluations": [evaluation.plain() for evaluation in evaluations if evaluation is not None],
+            "provenance": evaluation_provenance(trainer, pl_module),
             "seconds": round(time.perf_counter() - self._start, 3),
         }
-        write_text(self.path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        # What differs from run to run stands in the origin: the same protocol means that numbers compare.
-        shared = {name: value for name, value in report["protocol"].items() if name not in ("settings", "checkpoint")}
-        results = Results(rows_of(report), {"name": "test clips", **shared}, evaluation_origin(trainer, pl_module))
-        write_text(self.path.with_name("results.json"), results.text())
-        if self._rows:
-            sheet = contact_sheet([video for video, _ in self._rows], [text for _, text in self._rows], group=self._kinds)
-            write_picture(self.path.with_suffix(".png"), sheet)
-        if self._findings:
-            rank_zero_info(f"protocol test clips: {clips}, judged by the data's own rule\n{table(self._findings)}")
+        write_report(self.path, report)
+        if self._sheet:
+            sheet = contact_sheet([video for video, _ in self._sheet], [text for _, text in self._sheet], group=self._kinds)
+            write_png(self.path.with_suffix(".png"), sheet)
+        if self._classified:
+            rank_zero_info(f"protocol test clips: {clips}, classified by the data module\n{table(self._classified)}")
 
-    def _keep_rows(self, videos: dict[str, Tensor], texts: list[str]) -> None:
-        """Keep clips spread over the first batches for the sheet: a row per kind of video, the caption at the first."""
+    def _add_to_sheet(self, videos: dict[str, Tensor], texts: list[str]) -> None:
+        """Add evenly spaced clips of the first batches: a row per kind of video, the caption at the first."""
         self._kinds = len(videos)
-        for number in spread(len(texts), SHEET_CLIPS - len(self._rows) // self._kinds):
-            for place, (kind, clips) in enumerate(videos.items()):
-                self._rows.append((clips[number].cpu(), kind if place else f"{texts[number]}\n{kind}"))
-
-
-def rows_of(report: dict[str, Any]) -> list[Row]:
-    """The numbers of a report in the form that all evaluations share."""
-    clips = report["protocol"]["clips"]
-    numbers = [(name.removeprefix("test/"), "", number) for name, number in report["metrics"].items() if name.startswith("test/")]
-    numbers += [(name, kind, number) for kind, row in report["judge"].items() for name, number in row.items() if name != "clips"]
-    single = [found for found in numbers if not isinstance(found[2], list)]
-    return [Row(name, kind, (math.nan if number is None else number,), clips=clips) for name, kind, number in single]
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` numbers, evenly spaced."""
-    chosen = min(count, most)
-    return [place * count // chosen for place in range(chosen)]
+        count = min(len(texts), SHEET_CLIPS - len(self._sheet) // self._kinds)
+        for number in [position * len(texts) // count for position in range(count)]:
+            for row, (kind, clips) in enumerate(videos.items()):
+                self._sheet.append((clips[number].cpu(), kind if row else f"{texts[number]}\n{kind}"))
 
 
 def protocol(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """How a test was made, as plain values."""
+    """Return the settings of a test as plain values."""
     clip = getattr(trainer.datamodule, "clip", None)  # type: ignore[attr-defined]
-    seed = os.environ.get("PL_GLOBAL_SEED")  # where Lightning's seed_everything leaves it
-    return {**(asdict(clip) if clip else {}), **origin(trainer, pl_module), "seed": seed and int(seed)}
+    seed = os.environ.get("PL_GLOBAL_SEED")  # set by Lightning's seed_everything
+    return {**(asdict(clip) if clip else {}), **sampling_provenance(trainer, pl_module), "seed": seed and int(seed)}
 
 
-def table(findings: dict[str, dict[str, Tensor]]) -> str:
-    """An aligned text table: a row per kind of video, a column per number."""
-    names = [name for name, finding in next(iter(findings.values())).items() if finding.ndim == 0]
-    rows = [["", *names], *([kind, *(f"{float(row[name]):.4g}" for name in names)] for kind, row in findings.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])] for cells in rows]
-    return "\n".join("  ".join(cells) for cells in lines)
+def table(classified: dict[str, dict[str, Tensor]]) -> str:
+    """Return a table with a row per kind of video and a column per scalar."""
+    names = [name for name, value in next(iter(classified.values())).items() if value.ndim == 0]
+    return markdown_table(["videos", *names], [[kind, *(f"{float(row[name]):.4g}" for name in names)] for kind, row in classified.items()])
 
 
-def _plain(finding: Tensor) -> Any:
-    """Numbers as JSON knows them: what is not a number or not finite becomes null."""
-    if finding.ndim:
-        return [_plain(part) for part in finding]
-    number = finding.item()
-    return number if math.isfinite(number) else None
+def _plain(value: Tensor) -> Any:
+    """JSON types; null for non-finite numbers."""
+    return [_plain(part) for part in value] if value.ndim else finite(value.item())

@@ -1,4 +1,4 @@
-"""The settings of a run, kept beside its results."""
+"""Configuration and environment of a run, saved with its results."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from callbacks.records.environment import environment
+from callbacks.records.provenance import environment
 from modules.storage.atomic_files import write_text
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the composed YAML to ``<default_root_dir>/<fit, validate, test or predict>.yaml`` and gives it to the loggers.
+    """Writes the composed YAML to ``<default_root_dir>/<fit, validate, test or predict>.yaml`` and passes it to the loggers.
 
-    The file holds every value, defaults and resolved ``${...}`` included, and runs again with ``-c``. A later run of the same kind
-    replaces it. Commit, versions, devices and command go beside it, to ``<fit, ...>.environment.json``. Made for
-    ``save_to_log_dir=False``, as Lightning's own copy would stop the second run.
+    The file holds every value, defaults and resolved ``${...}`` included, and can be passed to ``-c``. A later run of the same kind
+    replaces it. Commit, versions, devices and command are written to ``<fit, ...>.environment.json``. Use with ``save_to_log_dir=False``:
+    Lightning's own copy makes a second run fail.
     """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

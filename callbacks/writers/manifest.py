@@ -1,4 +1,4 @@
-"""A file that says what is in a folder: a JSON line per file made, kept up by all processes of a run and by later runs."""
+"""Manifest of a folder: a JSON line per file, maintained by all processes of a run and by later runs."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from modules.storage.atomic_files import write_text
 
 
 class Manifest:
-    """Lines of a ``.jsonl`` file by their ``"file"``: a line about a file that is made again takes the place of the one before.
+    """Lines of a ``.jsonl`` file, keyed by ``"file"``: a later line replaces an earlier one for the same file.
 
-    With several processes each keeps lines of its own, ``<stem>.rank<n>.jsonl``, until all call :meth:`join`; they must see one folder.
+    With several processes each writes its own ``<stem>.rank<n>.jsonl`` until all call :meth:`join`; the folder must be shared.
 
     Args:
-        path: The file; its folder is made if missing.
+        path: The manifest; its folder is made if missing.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def start(self, trainer: Trainer) -> None:
-        """Take up the lines of earlier runs, interrupted ones too. To be called by all processes, before any of them adds a line."""
+        """Load the lines of earlier runs, also of interrupted ones. Called by all processes before any adds a line."""
         self.join(trainer)
         self._own = self.path.with_suffix(f".rank{trainer.global_rank}.jsonl") if trainer.world_size > 1 else self.path
         self._lines = _read(self._own)
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """What the one file says, by ``"file"``."""
+        """Return the rows of the joined file, by ``"file"``."""
         return {file: json.loads(line) for file, line in _read(self.path).items()}
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write a line for each row; a row has at least ``"file"``, a name in the manifest's folder."""
+        """Write a line for each row, which has at least ``"file"``, a path relative to the manifest's folder."""
         self._lines |= {row["file"]: json.dumps(row, ensure_ascii=False) for row in rows}
         # The whole file, as lines of an earlier run may have been replaced.
         _write(self._own, self._lines)
 
     def join(self, trainer: Trainer) -> None:
-        """Move the lines of every process into the one file. To be called by all of them."""
+        """Move the lines of all processes into one file. Called by all processes."""
         trainer.strategy.barrier()
         parts = sorted(self.path.parent.glob(f"{self.path.stem}.rank*.jsonl"))
         if trainer.is_global_zero and parts:
@@ -55,7 +55,7 @@ class Manifest:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Lines by the file they speak of; none if there is no such manifest."""
+    """Lines by ``"file"``; none if there is no manifest."""
     if not path.exists():
         return {}
     # Not splitlines, which also splits at line separators inside a text.

@@ -1,10 +1,11 @@
-"""Videos as pictures: a magnified animation of one, a sheet of frames to see many at once.
+"""Videos as images: animations and contact sheets.
 
 Every video is ``(3, T, H, W)`` uint8, 0..255, RGB, on any device.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import ceil
@@ -16,62 +17,65 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from modules.storage.atomic_files import replacing
+from modules.storage.atomic_files import atomic_write
 
-# Contact sheets, in pixels: the range of a frame's side, the caption column, the spaces.
-SMALLEST, LARGEST = 80, 320
-CAPTION, LINE = 150, 16
+# Contact sheets, in pixels: range of a frame's shorter and longer side, height of a text line, gaps.
+MIN_SIDE, MAX_SIDE = 80, 320
+LINE = 16
 MARGIN, GAP, WIDE_GAP = 10, 2, 14
 FONT = ImageFont.load_default(13)
+CAPTION_CHARACTERS = 24
 
-# Animations and the milliseconds in which each counts time.
+# Formats of animations, and the unit of their frame durations in milliseconds.
 TICKS = {".webp": 1, ".gif": 10}
 
 
 def write_preview(path: str | Path, video: Tensor, fps: float, magnify: int = 1) -> None:
-    """Write an endless animation that browsers and editors show in place: ``.webp``, lossless, or ``.gif``, of 256 colours a frame.
+    """Write a looping animation: ``.webp``, lossless, or ``.gif``, 256 colours per frame.
 
     Args:
-        path: File to write or to replace; folders are made. Its suffix says which of the two.
+        path: File to write or to replace; missing folders are made. The suffix selects the format.
         video: ``(3, T, H, W)`` uint8.
         fps: Frames per second.
-        magnify: Every pixel becomes a square of this side, so that small clips can be seen.
+        magnify: Side in pixels of the square that every pixel becomes.
 
     Raises:
         TypeError: If ``video`` is not uint8.
-        ValueError: If ``video`` is not ``(3, T, H, W)``, ``fps`` or ``magnify`` is not positive, or the suffix is another.
+        ValueError: If ``video`` is not ``(3, T, H, W)``, ``fps`` or ``magnify`` is not positive, or the suffix is unknown.
     """
     if magnify < 1:
         raise ValueError(f"magnify must be at least 1, got {magnify}")
     kind = Path(path).suffix.lower()
     if kind not in TICKS:
         raise ValueError(f"an animation ends in {' or '.join(TICKS)}, got {path}")
-    frames = [Image.fromarray(frame.repeat(magnify, axis=0).repeat(magnify, axis=1)) for frame in _pixels(video, fps)]
-    # Whole ticks per frame would make 30 fps run 1 % fast; rounded moments do not drift.
-    moments = [TICKS[kind] * round(1000 * frame / fps / TICKS[kind]) for frame in range(len(frames) + 1)]
-    durations = [after - before for before, after in pairwise(moments)]
+    if fps <= 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    frames = [Image.fromarray(frame.repeat(magnify, axis=0).repeat(magnify, axis=1)) for frame in frames_of(video)]
+    # Rounding every duration would make 30 fps run 1 % fast; rounded times do not drift.
+    times = [TICKS[kind] * round(1000 * frame / fps / TICKS[kind]) for frame in range(len(frames) + 1)]
+    durations = [after - before for before, after in pairwise(times)]
     settings = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         frames[0].save(temporary, kind[1:].upper(), **settings, **({"lossless": True} if kind == ".webp" else {}))
 
 
-def write_picture(path: str | Path, picture: Image.Image) -> None:
+def write_png(path: str | Path, image: Image.Image) -> None:
     """Write a PNG file."""
-    with replacing(path) as temporary:
-        picture.save(temporary, "PNG")
+    with atomic_write(path) as temporary:
+        image.save(temporary, "PNG")
 
 
 def contact_sheet(videos: Sequence[Tensor], captions: Sequence[str], columns: int = 9, group: int = 1, step: int = 1) -> Image.Image:
-    """A picture of many clips: a row per clip, its caption at the left, then evenly spaced frames from the first to the last.
+    """Return an image of many clips: a row per clip with its caption and evenly spaced frames from the first to the last.
 
-    Small frames are magnified and very large ones reduced. The numbers of the frames stand above them if all clips are of one length.
+    Small frames are magnified and very large ones reduced. Frame numbers are shown if all clips have the same length.
 
     Args:
         videos: Clips ``(3, T, H, W)`` uint8; lengths and sizes may differ.
-        captions: A text per clip; long ones are wrapped, and cut where the row ends.
-        columns: Most frames of a clip to show.
-        group: Rows that belong together; a wider gap follows them.
-        step: What the numbers of the frames count in, for clips that hold every ``step``-th frame of a video.
+        captions: A text per clip; wrapped, and cut at the height of the row.
+        columns: Maximum number of frames per clip.
+        group: Number of rows between wider gaps.
+        step: Factor of the frame numbers, for clips that have every ``step``-th frame of a video.
 
     Raises:
         TypeError: If a video is not uint8.
@@ -101,7 +105,7 @@ def contact_sheet(videos: Sequence[Tensor], captions: Sequence[str], columns: in
 
 
 def frames_of(video: Tensor) -> np.ndarray:
-    """``(3, T, H, W)`` uint8 to ``(T, H, W, 3)``.
+    """Return ``(3, T, H, W)`` uint8 as an array ``(T, H, W, 3)``.
 
     Raises:
         TypeError: If ``video`` is not uint8.
@@ -114,34 +118,19 @@ def frames_of(video: Tensor) -> np.ndarray:
     return rearrange(video, "c t h w -> t h w c").cpu().numpy()
 
 
-def _pixels(video: Tensor, fps: float) -> np.ndarray:
-    if fps <= 0:
-        raise ValueError(f"fps must be positive, got {fps}")
-    return frames_of(video)
-
-
 def _strip(video: Tensor, columns: int) -> dict[int, Image.Image]:
-    """Evenly spaced frames by their number, of a size to look at."""
+    """Evenly spaced frames by their number, resized for the sheet."""
     frames = frames_of(video)
     height, width = frames.shape[1:3]
     numbers = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int).tolist()
-    factor = max(1, ceil(SMALLEST / min(height, width))) * min(1.0, LARGEST / max(height, width))
+    factor = max(1, ceil(MIN_SIDE / min(height, width))) * min(1.0, MAX_SIDE / max(height, width))
     size = (round(width * factor), round(height * factor))
     resample = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
     return {number: Image.fromarray(frames[number]).resize(size, resample) for number in numbers}
 
 
 def _wrapped(text: str, height: int) -> str:
-    """The text in lines that fit into the caption column, as many as fit beside a frame."""
-    lines = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in paragraph.split():
-            longer = f"{line} {word}".strip()
-            if line and FONT.getlength(longer) > CAPTION:
-                lines.append(line)
-                longer = word
-            line = longer
-        lines.append(line)
-    room = max(1, height // LINE)
-    return "\n".join(lines if len(lines) <= room else [*lines[: room - 1], f"{lines[room - 1]} ..."])
+    """The text in lines that fit into the caption column, cut at the height of a frame."""
+    lines = [line for paragraph in text.split("\n") for line in textwrap.wrap(paragraph, CAPTION_CHARACTERS) or [""]]
+    count = max(1, height // LINE)
+    return "\n".join(lines if len(lines) <= count else [*lines[: count - 1], f"{lines[count - 1]} ..."])

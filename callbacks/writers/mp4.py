@@ -1,4 +1,4 @@
-"""Videos as H.264 files, which every player reads, written as the frames come."""
+"""H.264 video files, written incrementally."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import numpy as np
 from torch import Tensor
 
 from callbacks.writers.media import frames_of
-from modules.storage.atomic_files import replacing
+from modules.storage.atomic_files import atomic_write
 
-# x264's constant rate factor: below what the eye sees, yet a fraction of a lossless file. VBench asks for 10.
+# x264's constant rate factor: visually lossless, at a fraction of the size of a lossless file. VBench asks for 10.
 QUALITY = "10"
 
 
 class Mp4Writer:
     """Writes H.264 in yuv420p; a context manager.
 
-    The file is there, whole, when the block ends without an error; after an error there is none, or still the one of before. The format
-    stores one colour for 2 x 2 pixels, so a frame of odd height or width repeats its last row or column.
+    The complete file appears when the block ends without an error; after an error the previous file, if any, stays. The format stores one
+    colour per 2 x 2 pixels, so frames of odd height or width repeat their last row or column.
 
     Args:
-        path: File to write or to replace; folders are made.
+        path: File to write or to replace; missing folders are made.
         fps: Frames per second.
 
     Raises:
-        ValueError: If ``fps`` is not positive. When the block ends: if no frame was appended.
+        ValueError: If ``fps`` is not positive, or, at the end of the block, if no frame was appended.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
@@ -40,7 +40,7 @@ class Mp4Writer:
 
     def __enter__(self) -> Self:
         with ExitStack() as files:
-            temporary = files.enter_context(replacing(self.path))
+            temporary = files.enter_context(atomic_write(self.path))
             container = av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"})
             self._container = files.enter_context(container)
             self._stream = container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001), options={"crf": QUALITY})
@@ -53,7 +53,7 @@ class Mp4Writer:
 
         Raises:
             TypeError: If ``video`` is not uint8.
-            ValueError: If ``video`` is not ``(3, T, H, W)`` or not of the size of the frames before it.
+            ValueError: If ``video`` is not ``(3, T, H, W)`` or differs in size from earlier frames.
         """
         frames = _even(frames_of(video))
         size = "{2} x {3}".format(*video.shape)
@@ -70,7 +70,7 @@ class Mp4Writer:
         self._files.__exit__(*error)
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write the frames that the encoder still holds."""
+        """Flush the encoder."""
         if kind is None:
             if not self._size:
                 raise ValueError(f"{self.path}: a video needs at least one frame")
@@ -81,7 +81,7 @@ def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
     """Write a whole video with :class:`Mp4Writer`.
 
     Args:
-        path: File to write or to replace; folders are made.
+        path: File to write or to replace; missing folders are made.
         video: ``(3, T, H, W)`` uint8.
         fps: Frames per second.
 
@@ -94,6 +94,6 @@ def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
 
 
 def _even(frames: np.ndarray) -> np.ndarray:
-    """Repeat the last row or column of ``(T, H, W, 3)`` where there is an odd number of them."""
+    """Pad ``(T, H, W, 3)`` to even height and width by repeating the last row or column."""
     height, width = frames.shape[1:3]
     return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

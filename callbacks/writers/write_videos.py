@@ -1,4 +1,4 @@
-"""Generated clips as files, with everything that is needed to make them again."""
+"""Generated clips as files, with everything that is needed to reproduce them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from callbacks.records.provenance import origin
+from callbacks.records.provenance import sampling_provenance
 from callbacks.writers.manifest import Manifest
-from callbacks.writers.media import contact_sheet, write_picture, write_preview
+from callbacks.writers.media import contact_sheet, write_png, write_preview
 from callbacks.writers.mp4 import write_mp4
 from modules.batch import Requests
 from modules.storage.checksums import source_hash
@@ -25,26 +25,24 @@ class WriteVideos(BasePredictionWriter):
     """Writes the clips of ``predict``.
 
     A clip becomes a file of every format, ``<name>.mp4`` and so on, and a line of ``manifest.jsonl``: condition, seed, size and prefix,
-    sampling settings, checkpoint and the checkpoint's SHA-256. A clip whose files are there and whose line says all the same, the name of
-    the checkpoint aside, is kept and not made again; any other takes the place of the one before. ``contact_sheet.png`` shows the first
-    clips that this run made. With several processes each keeps a manifest of its own until the end, when they are joined; the folder must
-    then be one that all of them see, and the sheet shows the clips of the first process.
+    sampling settings, checkpoint and the checkpoint's SHA-256. A clip is kept and not generated again if its files exist and its line is
+    equal except for the checkpoint's path; otherwise it is replaced. ``contact_sheet.png`` shows the first clips of the run. With several
+    processes, which must share the folder, their manifests are joined at the end, and the sheet shows clips of the first process.
 
     Args:
         folder: Folder to write to, made if missing.
-        formats: Kinds of files: H.264, or animations that show in place, lossless (webp) or of 256 colours (gif). The manifest goes by
-            the first.
-        magnify: Every pixel of an animation becomes a square of this side.
-        sheet_rows: Most clips on the contact sheet; 0 for no sheet.
+        formats: File formats: H.264, or animations, lossless (webp) or with 256 colours (gif). The manifest names the first.
+        magnify: Side in pixels of the square that every pixel of an animation becomes.
+        sheet_rows: Maximum number of clips on the contact sheet; 0 for no sheet.
 
     Raises:
-        ValueError: If there is no format or one twice, ``magnify`` is below 1 or ``sheet_rows`` is negative.
+        ValueError: If there is no format or a repeated one, ``magnify`` is below 1 or ``sheet_rows`` is negative.
     """
 
     def __init__(self, folder: str, formats: Sequence[Format] = ("mp4", "webp"), magnify: int = 4, sheet_rows: int = 16) -> None:
         super().__init__("batch")
         if not formats or len(set(formats)) < len(formats):
-            raise ValueError(f"formats must name at least one kind of file, and none twice, got {', '.join(formats) or 'none'}")
+            raise ValueError(f"formats must name at least one format, and none twice, got {', '.join(formats) or 'none'}")
         if magnify < 1:
             raise ValueError(f"magnify must be at least 1, got {magnify}")
         if sheet_rows < 0:
@@ -52,21 +50,21 @@ class WriteVideos(BasePredictionWriter):
         self.folder, self.formats, self.magnify, self.sheet_rows = Path(folder), formats, magnify, sheet_rows
         self._manifest = Manifest(self.folder / "manifest.jsonl")
 
-    # Manifests are joined in setup and teardown, as processes meet there and one without a batch is not called in between.
+    # Manifests are joined in setup and teardown, which every process reaches, also one without a batch.
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "predict":
             self._manifest.start(trainer)
-            self._before = self._manifest.rows()
-            self._where = trainer, pl_module
+            self._earlier = self._manifest.rows()
+            self._run = trainer, pl_module
             self._made_by: dict[str, Any] = {}
-            self._shown: list[tuple[Tensor, str]] = []
+            self._sheet: list[tuple[Tensor, str]] = []
 
     def has_clip(self, name: str, asked: dict[str, Any]) -> bool:
-        """Whether a clip is there; see :class:`modules.batch.KeepsClips`. To be asked before any process writes."""
+        """Return True if a clip exists; see :class:`modules.batch.KeepsClips`. Called before any process writes."""
         row = self._row(name, asked)
-        there = _comparable(self._before.get(row["file"], {})) == _comparable(row) and row["weights"] is not None
-        return there and all((self.folder / file).is_file() for file in self._files(name))
+        equal = _comparable(self._earlier.get(row["file"], {})) == _comparable(row) and row["weights"] is not None
+        return equal and all((self.folder / file).is_file() for file in self._files(name))
 
     def write_on_batch_end(
         self,
@@ -81,25 +79,25 @@ class WriteVideos(BasePredictionWriter):
         """Write the clips of one batch: ``prediction["video"]``, ``(B, 3, T, H, W)`` uint8."""
         for number, video in enumerate(prediction["video"].cpu()):
             self._write_clip(video, batch["name"][number], batch["fps"])
-            if trainer.is_global_zero and len(self._shown) < self.sheet_rows:
-                self._shown.append((video, "\nthen ".join([batch["condition"][number], *(text for _, text in batch["then"][number])])))
+            if trainer.is_global_zero and len(self._sheet) < self.sheet_rows:
+                self._sheet.append((video, "\nthen ".join([batch["condition"][number], *(text for _, text in batch["then"][number])])))
         self._manifest.add(self._row(name, asked) for name, asked in zip(batch["name"], batch["asked"], strict=True))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._shown:
-            sheet = contact_sheet([video for video, _ in self._shown], [condition for _, condition in self._shown])
-            write_picture(self.folder / "contact_sheet.png", sheet)
-        self._shown = []
+        if self._sheet:
+            sheet = contact_sheet([video for video, _ in self._sheet], [condition for _, condition in self._sheet])
+            write_png(self.folder / "contact_sheet.png", sheet)
+        self._sheet = []
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "predict":
             self._manifest.join(trainer)
 
     def _row(self, name: str, asked: dict[str, Any]) -> dict[str, Any]:
-        """What the manifest says about a clip."""
+        """Line of the manifest."""
         if not self._made_by:
-            # Not in setup, where the trainer does not tell yet which checkpoint it reads.
-            self._made_by = origin(*self._where)
+            # Not in setup, where the trainer's checkpoint is not yet known.
+            self._made_by = sampling_provenance(*self._run)
             self._made_by["weights"] = source_hash(self._made_by["checkpoint"])
         first, *others = self._files(name)
         return {"file": first, "others": others, **asked, **self._made_by}
@@ -108,7 +106,7 @@ class WriteVideos(BasePredictionWriter):
         """The files of a clip, relative to the folder."""
         path = PurePosixPath(name)
         if not path.name or path.is_absolute() or ".." in path.parts or str(path) != name:
-            raise ValueError(f"the name of a clip must be that of a file within the folder, got {name!r}")
+            raise ValueError(f"a clip's name must be a file path within the folder, got {name!r}")
         return [f"{name}.{kind}" for kind in self.formats]
 
     def _write_clip(self, video: Tensor, name: str, fps: float) -> None:
@@ -120,5 +118,5 @@ class WriteVideos(BasePredictionWriter):
 
 
 def _comparable(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as it comes out of a file, without what may differ between runs that make the same clip."""
+    """A row as read from a file, without fields that may differ between runs that make the same clip."""
     return {key: value for key, value in json.loads(json.dumps(row)).items() if key not in ("others", "checkpoint")}

@@ -1,4 +1,4 @@
-"""Sizes of clips by aspect ratio: which there are, which is nearest to a picture, and what is lost on the way to it."""
+"""Clip sizes by aspect ratio: the published ones, the nearest to a frame, and the area lost by cropping."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from functools import lru_cache
 
 from modules.geometry import PUBLISHED, Clip
 
-# Rows and columns.
+# Height and width.
 Size = tuple[int, int]
 
-# The published schedules are for tokens of so many pixels a side.
+# Pixels along a side of a token in the published schedules.
 TOKEN = 16
 
 
 def published_sizes(clip: Clip) -> list[Size]:
-    """The sizes of the published pixel budget that a clip's own size belongs to, wide ones first.
+    """Return the sizes of the published pixel budget that contains the size of a clip, wide ones first.
 
     Raises:
-        ValueError: If it belongs to none.
+        ValueError: If no budget contains it.
     """
     budgets: dict[int, list[Size]] = {}
     for (rows, columns), schedule in PUBLISHED.items():
@@ -25,16 +25,16 @@ def published_sizes(clip: Clip) -> list[Size]:
     for sizes in budgets.values():
         if (clip.height, clip.width) in sizes:
             return sorted(sizes, key=lambda size: size[0] / size[1])
-    raise ValueError(f"{clip.height} x {clip.width} pixels are no published size, so say which sizes go with it")
+    raise ValueError(f"{clip.height} x {clip.width} pixels are not a published size; set sizes")
 
 
 @lru_cache(maxsize=4096)
 def nearest_size(height: int, width: int, sizes: tuple[Size, ...]) -> Size:
-    """The size from which the least of a picture is cut off; of equally good ones the first."""
-    return min(sizes, key=lambda size: lost(height, width, size))
+    """Return the size that crops the least area of a frame; of equally good ones the first."""
+    return min(sizes, key=lambda size: cropped_fraction(height, width, size))
 
 
-def lost(height: int, width: int, size: Size) -> float:
-    """The share of a picture's area that is cut off when it is made to cover a size."""
+def cropped_fraction(height: int, width: int, size: Size) -> float:
+    """Return the fraction of a frame's area that is cropped when it is resized to cover a size."""
     ratios = height / width, size[0] / size[1]
     return 1 - min(ratios) / max(ratios)

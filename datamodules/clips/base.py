@@ -1,4 +1,4 @@
-"""Clips from video and picture files, however they are listed."""
+"""Base of the data modules that read clips from video and image files."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 from datamodules.base import ClipDataModule, StageOverride
 from datamodules.clips.cropping import FixedViews, Views
 from datamodules.clips.dataset import FolderClips
-from datamodules.clips.manifest import Row
-from datamodules.clips.unreadable import Tolerance
-from datamodules.decoding.transforms import RULE
+from datamodules.clips.manifest import ClipRecord
+from datamodules.clips.unreadable import UnreadablePolicy
+from datamodules.decoding.transforms import RESIZE_RULE
 from modules.geometry import Clip
 
 
 class FileClips(ClipDataModule):
-    """Clips from files. Children say which files there are, what they are called, and which are for training.
+    """Clips from files. Subclasses define the files, their labels and the splits.
 
-    Validation and test use the same clips, cut from the middle of their files. Class ids are those of all labels, so that they are the
-    same in every stage of a training.
+    Validation and test use the same clips, from the middle of their files. Class ids cover all labels, so that they are the same in every
+    training stage.
 
     Args:
-        clip: What a clip measures. Pictures are used if it has one frame, and left out if it has more.
-        views: What a training clip shows of its file, in time and on the screen; the same at every visit if not given.
-        broken_limit: Largest share of files that may be unreadable; those within it are replaced, and listed in ``broken_files.jsonl`` in
-            the run's folder.
-        time_limit: Seconds that reading a clip may take; a file that takes longer is unreadable.
+        clip: Number, rate and size of the frames. Images are used only if it has one frame.
+        views: Temporal and spatial crops of training clips; by default the same on every visit.
+        broken_limit: Largest fraction of files that may be unreadable; they are replaced, and listed in ``broken_files.jsonl`` in the
+            folder of the run.
+        time_limit: Seconds that decoding a clip may take, checked between packets; a file that takes longer is unreadable.
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
-        seed: Seed of the order and the views.
-        milestones: What training clips measure before a step, by the step.
+        seed: Seed of the order and the crops.
+        milestones: Size of training clips before a step, by the step.
 
     Raises:
         ValueError: If ``broken_limit`` is outside 0..1 or ``time_limit`` is not positive.
@@ -61,22 +61,22 @@ class FileClips(ClipDataModule):
         self._datasets: dict[tuple[bool, Clip], FolderClips] = {}
 
     @abstractmethod
-    def train_rows(self, clip: Clip) -> list[Row]:
-        """The rows to train on that are long enough for a clip."""
+    def train_records(self, clip: Clip) -> list[ClipRecord]:
+        """Return the training records that are long enough for a clip."""
 
     @abstractmethod
-    def held_out_rows(self) -> list[Row]:
-        """The rows to validate and test on."""
+    def held_out_records(self) -> list[ClipRecord]:
+        """Return the records for validation and test."""
 
     @abstractmethod
     def labels(self) -> list[str | int]:
-        """All labels by class id, also those of rows that are not used."""
+        """Return all labels in the order of their class ids, those of unused records included."""
 
     @property
-    def tolerance(self) -> Tolerance:
-        """What is done about files that cannot be read."""
+    def policy(self) -> UnreadablePolicy:
+        """Handling of unreadable files."""
         report = Path(self.trainer.default_root_dir, "broken_files.jsonl") if self.trainer else None
-        return Tolerance(self.broken_limit, self.time_limit, report)
+        return UnreadablePolicy(self.broken_limit, self.time_limit, report)
 
     @property
     def class_names(self) -> list[str]:
@@ -88,42 +88,42 @@ class FileClips(ClipDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        rows = hashlib.sha256()
+        digest = hashlib.sha256()
         for clips in (self.dataset("train"), self.dataset("val")):
-            for row in clips.rows:
-                rows.update(json.dumps([row.written, row.start, row.end, row.label, row.caption]).encode())
+            for record in clips.records:
+                digest.update(json.dumps([record.listed_path, record.start, record.end, record.label, record.caption]).encode())
         views = {"kind": type(self.views).__name__, **vars(self.views)}
-        return {**super().preprocessing, "resize": RULE, "views": views, "rows": rows.hexdigest()}
+        return {**super().preprocessing, "resize": RESIZE_RULE, "views": views, "rows": digest.hexdigest()}
 
     @property
     def changing(self) -> bool:
         return self.views.changing
 
     def dataset(self, split: str, clip: Clip | None = None) -> FolderClips:
-        """The clips of "train", "val" or "test"; the last two are the same."""
+        """Return the clips of "train", "val" or "test"; the last two are the same."""
         key = (split == "train", clip or self.clip)
         if key not in self._datasets:
             self._datasets[key] = self._make(*key)
         return self._datasets[key]
 
     def reference(self, split: str) -> FolderClips:
-        """The clips of a split, those of "train" cut from the middle of their files as well, whatever a training shows of them."""
-        return self._middles(self.train_rows(self.clip), self.clip) if split == "train" else self.dataset(split)
+        """Return the clips of a split from the middle of their files, those of "train" included."""
+        return self._centre_crops(self.train_records(self.clip), self.clip) if split == "train" else self.dataset(split)
 
     def _make(self, train: bool, clip: Clip) -> FolderClips:
         if train:
-            rows = self.train_rows(clip)
-            return self.train_set(rows, clip, of=len(rows))
-        return self._middles(self.held_out_rows(), clip)
+            records = self.train_records(clip)
+            return self.train_set(records, clip, total=len(records))
+        return self._centre_crops(self.held_out_records(), clip)
 
-    def _middles(self, rows: list[Row], clip: Clip) -> FolderClips:
-        return FolderClips(rows, clip, self._class_ids, tolerance=self.tolerance)
+    def _centre_crops(self, records: list[ClipRecord], clip: Clip) -> FolderClips:
+        return FolderClips(records, clip, self._class_ids, policy=self.policy)
 
-    def train_set(self, rows: list[Row], clip: Clip, of: int) -> FolderClips:
-        """Training clips of some rows out of ``of``, whose share may be unreadable."""
+    def train_set(self, records: list[ClipRecord], clip: Clip, total: int) -> FolderClips:
+        """Return training clips of some of ``total`` records; ``broken_limit`` applies to the total."""
         self.views.check(self._class_ids)
-        tolerance = replace(self.tolerance, limit=min(1.0, self.tolerance.limit * of / max(1, len(rows))))
-        return FolderClips(rows, clip, self._class_ids, view=partial(self.views.view, self.seed), tolerance=tolerance)
+        policy = replace(self.policy, limit=min(1.0, self.policy.limit * total / max(1, len(records))))
+        return FolderClips(records, clip, self._class_ids, crop=partial(self.views.crop, self.seed), policy=policy)
 
     @cached_property
     def _class_ids(self) -> dict[str | int, int]:

@@ -1,4 +1,4 @@
-"""Which part of a file a clip shows, in time and on the screen."""
+"""Temporal and spatial crops of training and held-out clips."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import NamedTuple
 
-from datamodules.clips.manifest import Row
+from datamodules.clips.manifest import ClipRecord
 from datamodules.decoding.transforms import CENTRE, Framing
 
 
-class View(NamedTuple):
-    """Where a clip starts, 0..1 of the possible times, and what it shows of every frame."""
+class ClipCrop(NamedTuple):
+    """Start of a clip as a fraction 0..1 of the possible start times, and its spatial crop."""
 
-    moment: float
+    start_fraction: float
     framing: Framing
 
 
-def centre_view(row: Row, index: int, visit: int) -> View:
-    """The middle of a file, in time and on the screen."""
-    return View(0.5, CENTRE)
+def centre_crop(record: ClipRecord, index: int, visit: int) -> ClipCrop:
+    """Return the crop in the middle of the file, in time and space."""
+    return ClipCrop(0.5, CENTRE)
 
 
 class Views(ABC):
-    """Chooses at random what training clips show; a pure function of the seed, the clip and how often it came before.
+    """Random crops of training clips; a pure function of the seed, the clip and its number of earlier visits.
 
     Args:
-        flip: Whether half of the clips are mirrored: all, none, or those of the labels in a list. Not for clips in which left and right,
-            or letters, matter.
+        flip: Whether half of the clips are mirrored: all, none, or those with a label in the list. Not for clips with text, or in which
+            left and right matter.
     """
 
     changing: bool
@@ -37,35 +37,35 @@ class Views(ABC):
         self.flip = flip
 
     def check(self, labels: Collection[int | str]) -> None:
-        """Raises ``ValueError`` if ``flip`` names a label that there is not."""
+        """Raise ``ValueError`` if ``flip`` names an unknown label."""
         for label in [] if isinstance(self.flip, bool) else self.flip:
             if label not in labels:
                 raise ValueError(f"views.flip names {label!r}, and there is no such label")
 
-    def view(self, seed: int, row: Row, index: int, visit: int) -> View:
-        """What clip ``index`` of a row shows when it comes for the time ``visit``, counted from 0."""
-        chance = self._chance(seed, index, visit)
-        flip = self.flip if isinstance(self.flip, bool) else row.label in self.flip
-        return View(chance.random(), Framing.draw(chance, flip))
+    def crop(self, seed: int, record: ClipRecord, index: int, visit: int) -> ClipCrop:
+        """Return the crop of clip ``index`` on its ``visit``-th occurrence, counted from 0."""
+        generator = self._generator(seed, index, visit)
+        flip = self.flip if isinstance(self.flip, bool) else record.label in self.flip
+        return ClipCrop(generator.random(), Framing.draw(generator, flip))
 
     @abstractmethod
-    def _chance(self, seed: int, index: int, visit: int) -> random.Random:
-        """Where the choices of a view come from."""
+    def _generator(self, seed: int, index: int, visit: int) -> random.Random:
+        """Return the random generator of a crop."""
 
 
 class FixedViews(Views):
-    """A clip shows the same every time: what is encoded once can be kept."""
+    """The same crop of a clip on every visit, so that its latent can be cached."""
 
     changing = False
 
-    def _chance(self, seed: int, index: int, visit: int) -> random.Random:
+    def _generator(self, seed: int, index: int, visit: int) -> random.Random:
         return random.Random(f"{seed}/{index}")
 
 
 class FreshViews(Views):
-    """A clip begins at another time and shows another part every time that it comes around."""
+    """A new crop, in time and space, on every visit of a clip."""
 
     changing = True
 
-    def _chance(self, seed: int, index: int, visit: int) -> random.Random:
+    def _generator(self, seed: int, index: int, visit: int) -> random.Random:
         return random.Random(f"{seed}/{index}/{visit}")

@@ -1,4 +1,4 @@
-"""The clips of a manifest: which rows can give one, and how a row becomes one."""
+"""Dataset of the clips of a manifest, and the selection of the records that yield one."""
 
 from __future__ import annotations
 
@@ -13,139 +13,146 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.clips.cropping import View, centre_view
-from datamodules.clips.manifest import Row
-from datamodules.clips.unreadable import BrokenFiles, Tolerance, check_share, read_guarded, report_all, stand_ins
-from datamodules.decoding.reader import UnreadableVideo, is_picture, probe, read_clip
+from datamodules.clips.cropping import ClipCrop, centre_crop
+from datamodules.clips.manifest import ClipRecord
+from datamodules.clips.unreadable import ReadAttempts, UnreadablePolicy, check_fraction, replacements, report_all
+from datamodules.decoding.reader import UnreadableVideo, is_image, probe, read_clip
 from modules.geometry import Clip
 
-# Opening a file waits for the disc more than it computes.
+# Opening a file waits for the disk more than it computes.
 THREADS = 8
-
-# Every thread needs a helper process; for fewer rows it is not worth its start.
-ROWS_PER_THREAD = 50
 
 
 class FolderClips(Dataset):
     """One split of a manifest.
 
-    A row that turns out unreadable is reported once, and its place is taken by another row that can be read, with that row's index: by the
-    same one in every run, whatever happened before.
+    An unreadable clip is reported once and replaced by another one, which keeps its own index. It is tried again whenever it is due, as
+    other parts of the file may be intact; so the served clips never depend on earlier failures, and a resumed run sees the same ones.
 
     Args:
-        rows: Rows that ``usable_rows`` returned.
-        clip: What a clip measures.
+        records: Records that ``usable_records`` returned.
+        clip: Number, rate and size of the frames.
         class_ids: Class id of every label.
-        view: Maps a row, its index and how often it came before to what the clip shows.
-        tolerance: What is done about rows that turn out unreadable.
+        crop: Maps a record, its index and its number of earlier visits to the crop of the file.
+        policy: Handling of unreadable files.
 
     Raises:
-        ValueError: If a label has no class id. On access: if more rows than tolerated are unreadable.
+        ValueError: If a label has no class id. On access: if too many clips are unreadable.
     """
 
     def __init__(
         self,
-        rows: list[Row],
+        records: list[ClipRecord],
         clip: Clip,
         class_ids: dict[str | int, int],
         *,
-        view: Callable[[Row, int, int], View] = centre_view,
-        tolerance: Tolerance = Tolerance(),  # noqa: B008 (frozen)
+        crop: Callable[[ClipRecord, int, int], ClipCrop] = centre_crop,
+        policy: UnreadablePolicy = UnreadablePolicy(),  # noqa: B008 (frozen)
     ) -> None:
-        self.rows, self.clip, self.class_ids, self.view = rows, clip, class_ids, view
-        for row in rows:
-            if row.label is not None and row.label not in class_ids:
-                raise ValueError(f"{row.place}: the training manifest has no label {row.label!r}")
-        self.broken = BrokenFiles(len(rows), tolerance)
+        self.records, self.clip, self.class_ids, self.crop, self.policy = records, clip, class_ids, crop, policy
+        for record in records:
+            if record.label is not None and record.label not in class_ids:
+                raise ValueError(f"{record.location}: the training manifest has no label {record.label!r}")
+        self.reads = ReadAttempts(records, policy)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
         return self.at_visit(index, 0)
 
     def at_visit(self, index: int, visit: int) -> dict:
-        """Clip ``index`` when it comes for the time ``visit``, counted from 0."""
+        """Return clip ``index`` on its ``visit``-th occurrence, counted from 0."""
         if not 0 <= index < len(self):
-            raise IndexError(f"there are the clips 0..{len(self) - 1}, got {index}")
-        for candidate in chain([index], stand_ins(index, visit, len(self))):
+            raise IndexError(f"index must be within 0..{len(self) - 1}, got {index}")
+        for candidate in chain([index], replacements(index, visit, len(self))):
             video = self._read(candidate, visit)
             if video is not None:
-                row = self.rows[candidate]
-                label = -1 if row.label is None else self.class_ids[row.label]
-                return {"video": video, "label": label, "caption": row.caption, "index": candidate}
-        raise ValueError(f"none of the {len(self)} rows can be read")
+                record = self.records[candidate]
+                label = -1 if record.label is None else self.class_ids[record.label]
+                return {"video": video, "label": label, "caption": record.caption, "index": candidate}
+        raise ValueError(f"none of the {len(self)} clips can be read")
 
     def _read(self, index: int, visit: int) -> Tensor | None:
-        row = self.rows[index]
-        moment, framing = self.view(row, index, visit)
-        return self.broken.read(index, row, read_clip, self.clip, _start(row, self.clip, moment), framing)
+        record = self.records[index]
+        start_fraction, framing = self.crop(record, index, visit)
+        start = _start(record, self.clip, start_fraction)
+        try:
+            video = read_clip(record.path, self.clip, start, framing, time_limit=self.policy.time_limit)
+        except UnreadableVideo as error:
+            self.reads.failed(record, error)
+            return None
+        self.reads.succeeded()
+        return video
 
 
-def usable_rows(rows: list[Row], clip: Clip, tolerance: Tolerance = Tolerance()) -> list[Row]:  # noqa: B008 (frozen)
-    """The rows that are long enough for a clip, each with its end: ``fitting_rows`` of ``measured_rows``."""
-    return fitting_rows(measured_rows(rows, tolerance), clip)
+def usable_records(records: list[ClipRecord], clip: Clip, policy: UnreadablePolicy = UnreadablePolicy()) -> list[ClipRecord]:  # noqa: B008 (frozen)
+    """Return the records that are long enough for a clip: ``fitting_records`` of ``measured_records``."""
+    return fitting_records(measured_records(records, policy), clip)
 
 
-def measured_rows(rows: list[Row], tolerance: Tolerance = Tolerance()) -> list[Row]:  # noqa: B008 (frozen)
-    """The rows that can be opened, those of videos each with its end; what cannot is reported.
+def measured_records(records: list[ClipRecord], policy: UnreadablePolicy = UnreadablePolicy()) -> list[ClipRecord]:  # noqa: B008 (frozen)
+    """Return the records whose files can be opened, those of videos with their end; report the others.
 
-    A file is opened to ask for its length, which takes about a millisecond on a local disc, unless its row has an "end".
+    Measuring a file without an "end" takes about a millisecond on a local disk.
 
     Args:
-        rows: Rows of one list.
-        tolerance: What is done about files that cannot be opened.
+        records: Records of one manifest.
+        policy: Handling of files that cannot be opened.
 
     Raises:
         ValueError: If a file is missing or too many are unreadable.
     """
-    for row in rows:
-        if not os.path.lexists(row.path):
-            raise ValueError(f"{row.place}: there is no file {row.path}")
-    with ThreadPoolExecutor(min(THREADS, 1 + len(rows) // ROWS_PER_THREAD)) as pool:
-        outcomes = list(pool.map(partial(_measure, tolerance.seconds), rows))
-    unreadable = [(row, error) for row, error in zip(rows, outcomes, strict=True) if isinstance(error, UnreadableVideo)]
+    for record in records:
+        if not os.path.lexists(record.path):
+            raise ValueError(f"{record.location}: there is no file {record.path}")
+    with ThreadPoolExecutor(THREADS) as pool:
+        outcomes = list(pool.map(partial(_measure, policy.time_limit), records))
+    unreadable = [(record, error) for record, error in zip(records, outcomes, strict=True) if isinstance(error, UnreadableVideo)]
     if unreadable:
-        report_all(unreadable, tolerance)
-        (row, error), *_ = unreadable
-        check_share(len(unreadable), len(rows), tolerance.limit, f"the first is {row.place}: {error}")
-    return [row for row in outcomes if isinstance(row, Row)]
+        report_all(unreadable, policy)
+        record, error = unreadable[0]
+        check_fraction(len(unreadable), len(records), policy.limit, f"the first is {record.location}: {error}")
+    return [outcome for outcome in outcomes if isinstance(outcome, ClipRecord)]
 
 
-def fitting_rows(rows: list[Row], clip: Clip) -> list[Row]:
-    """The rows that are long enough for a clip; how many are left out and why is logged.
+def fitting_records(records: list[ClipRecord], clip: Clip) -> list[ClipRecord]:
+    """Return the records that are long enough for a clip, and log how many are left out and why.
 
     Args:
-        rows: Rows of one list, those of videos with an end.
-        clip: What a clip measures. Pictures are clips of one frame and left out of longer ones.
+        records: Records of one manifest, those of videos with an end.
+        clip: Number, rate and size of the frames. Images are clips of one frame and left out of longer ones.
 
     Raises:
-        ValueError: If no row is left.
+        ValueError: If no record is left.
     """
-    shown = [row for row in rows if clip.frames == 1 or not is_picture(row.path)]
+    if not records:
+        raise ValueError("the manifest has no readable clips")
+    candidates = [record for record in records if clip.frames == 1 or not is_image(record.path)]
     span = (clip.frames - 1) / clip.fps
-    used = [row for row in shown if row.end is None or row.end - row.start > span]
+    used = [record for record in candidates if record.end is None or record.end - record.start > span]
     needed = f"{clip.frames} frames at {clip.fps:g} fps need more than {span:g} s"
-    left_out = f"{len(rows) - len(shown)} pictures, {len(shown) - len(used)} too short ({needed})"
+    left_out = f"{len(records) - len(candidates)} images, {len(candidates) - len(used)} too short ({needed})"
+    listed = f"{len(records)} readable clips from {records[0].location} on"
     if not used:
-        raise ValueError(f"none of the {len(rows)} readable rows from {rows[0].place} on gives a clip: {left_out}" if rows else "no rows")
-    if len(used) < len(rows):
-        rank_zero_info(f"{len(used)} of the {len(rows)} readable rows from {rows[0].place} on are used; left out: {left_out}")
+        raise ValueError(f"none of the {listed} can be used: {left_out}")
+    if len(used) < len(records):
+        rank_zero_info(f"{len(used)} of the {listed} are used; left out: {left_out}")
     return used
 
 
-def _measure(seconds: float, row: Row) -> Row | UnreadableVideo:
-    """The row with its end; a picture has none. What is wrong, if the file cannot be opened."""
-    if row.end is not None or is_picture(row.path):
-        return row
+def _measure(time_limit: float, record: ClipRecord) -> ClipRecord | UnreadableVideo:
+    """Return the record with its end, or the error if the file cannot be opened; images have no end."""
+    if record.end is not None or is_image(record.path):
+        return record
     try:
-        return replace(row, end=read_guarded(seconds, probe, row.path).seconds)
+        return replace(record, end=probe(record.path, time_limit).seconds)
     except UnreadableVideo as error:
         return error
 
 
-def _start(row: Row, clip: Clip, moment: float) -> float:
-    """Start of a clip in seconds, ``moment`` 0..1 between the first and the last one that leaves all frames inside."""
-    if row.end is None or is_picture(row.path):
+def _start(record: ClipRecord, clip: Clip, start_fraction: float) -> float:
+    """Return the start in seconds, ``start_fraction`` of the way from the first to the last start that leaves all frames inside."""
+    if record.end is None or is_image(record.path):
         return 0.0
-    return row.start + moment * max(0.0, row.end - row.start - clip.frames / clip.fps)
+    return record.start + start_fraction * max(0.0, record.end - record.start - clip.frames / clip.fps)

@@ -1,4 +1,4 @@
-"""Lists of clips and of prompts in JSON lines. What is wrong in them is named with file and line."""
+"""Manifests: lists of clips as JSON lines. Errors name file and line."""
 
 from __future__ import annotations
 
@@ -12,81 +12,81 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.jsonl import read_jsonl, value_of
 
-# What a row of a manifest can say about a clip.
+# Known keys of a line.
 KEYS = frozenset({"path", "caption", "label", "start", "end", "height", "width"})
 
 
 @dataclass(frozen=True)
-class Row:
+class ClipRecord:
     """One clip of a manifest.
 
     Args:
         path: The media file.
-        written: The path as the manifest writes it, the same on every machine.
-        place: Manifest and line, for errors.
-        caption: A text, "" if there is none.
-        label: Name or number of a class, None if there is none.
+        listed_path: The path as written in the manifest, the same on every machine.
+        location: Manifest and line, for errors.
+        caption: A text, "" if absent.
+        label: Name or number of a class, None if absent.
         start: Seconds into the file at which the clip may start.
-        end: Seconds at which it has to be over, None for the end of the file.
-        values: Everything that the row says.
+        end: Seconds by which it must be over, None for the end of the file.
+        values: All keys and values of the line.
     """
 
     path: Path
-    written: str
-    place: str
+    listed_path: str
+    location: str
     caption: str
     label: str | int | None
     start: float
     end: float | None
     values: dict[str, Any]
 
-    def has(self, wanted: dict[str, str | bool | int]) -> bool:
-        """Whether the row says all of this; unlike in Python, 1 is not true."""
+    def matches(self, wanted: dict[str, str | bool | int]) -> bool:
+        """Return whether the record has all of these values; unlike in Python, 1 does not equal true."""
         found = [(self.values.get(key), value) for key, value in wanted.items()]
-        return all(said == value and isinstance(said, bool) == isinstance(value, bool) for said, value in found)
+        return all(own == value and isinstance(own, bool) == isinstance(value, bool) for own, value in found)
 
 
-def read_manifest(manifest: Path | str) -> list[Row]:
-    """The rows of a .jsonl file of clips, checked one by one; media files are not looked at.
+def read_manifest(manifest: Path | str) -> list[ClipRecord]:
+    """Return the checked records of a .jsonl file of clips; media files are not opened.
 
     Each line holds ``{"path": ..., "caption": ..., "label": ..., "start": ..., "end": ...}``: the path relative to the manifest or
-    absolute, the others optional. Further keys are kept and not checked; one that looks like a slip of the pen is warned of.
+    absolute, the others optional. Further keys are kept unchecked; one that resembles a known key causes a warning.
 
     Raises:
-        ValueError: If the manifest is missing or empty, or a line is wrong.
+        ValueError: If the manifest is missing or empty, or a line is invalid.
     """
-    rows = [_row(place, values, Path(manifest).parent) for place, values in read_jsonl(manifest)]
-    if not rows:
-        raise ValueError(f"{manifest} holds no rows")
-    _warn_of_slips(rows)
-    kinds = {type(row.label): row for row in rows if row.label is not None}
+    records = [_record(location, values, Path(manifest).parent) for location, values in read_jsonl(manifest)]
+    if not records:
+        raise ValueError(f"{manifest} has no lines")
+    _warn_of_typos(records)
+    kinds = {type(record.label): record for record in records if record.label is not None}
     if len(kinds) > 1:
         one, other = kinds[str], kinds[int]
-        raise ValueError(f"labels are either names or numbers: {one.label!r} ({one.place}), but {other.label} ({other.place})")
-    return rows
+        raise ValueError(f"labels are either names or numbers: {one.label!r} ({one.location}), but {other.label} ({other.location})")
+    return records
 
 
-def _warn_of_slips(rows: list[Row]) -> None:
-    places = {key: row.place for row in reversed(rows) for key in row.values}
-    for key in places.keys() - KEYS:
+def _warn_of_typos(records: list[ClipRecord]) -> None:
+    locations = {key: record.location for record in reversed(records) for key in record.values}
+    for key in locations.keys() - KEYS:
         for meant in get_close_matches(key.strip().lower(), KEYS, n=1, cutoff=0.8):
-            rank_zero_warn(f'{places[key]}: "{key}" says nothing about a clip; did you mean "{meant}"?')
+            rank_zero_warn(f'{locations[key]}: "{key}" is not a known key; did you mean "{meant}"?')
 
 
-def _row(place: str, values: dict[str, Any], folder: Path) -> Row:
-    written = value_of(values, "path", str, place, "a path")
-    if not written:
-        raise ValueError(f'{place}: "path" is missing')
-    start, end = (value_of(values, key, (int, float), place, "a number of seconds") for key in ("start", "end"))
+def _record(location: str, values: dict[str, Any], folder: Path) -> ClipRecord:
+    listed_path = value_of(values, "path", str, location, "a path")
+    if not listed_path:
+        raise ValueError(f'{location}: "path" is missing')
+    start, end = (value_of(values, key, (int, float), location, "a number of seconds") for key in ("start", "end"))
     start = 0.0 if start is None else float(start)
     if not 0 <= start < math.inf or (end is not None and not start < end < math.inf):
-        raise ValueError(f'{place}: "start" and "end" must satisfy 0 <= start < end, got {start:g} and {end}')
-    return Row(
-        path=folder / Path(written).expanduser(),
-        written=written,
-        place=place,
-        caption=value_of(values, "caption", str, place, "a text") or "",
-        label=value_of(values, "label", (str, int), place, "a class name or a whole number"),
+        raise ValueError(f'{location}: "start" and "end" must satisfy 0 <= start < end, got {start:g} and {end}')
+    return ClipRecord(
+        path=folder / Path(listed_path).expanduser(),
+        listed_path=listed_path,
+        location=location,
+        caption=value_of(values, "caption", str, location, "a text") or "",
+        label=value_of(values, "label", (str, int), location, "a class name or a whole number"),
         start=start,
         end=end if end is None else float(end),
         values=values,

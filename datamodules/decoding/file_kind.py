@@ -1,4 +1,4 @@
-"""What lies at a path, asked before anything opens it: a pipe without a writer would be waited for without an end."""
+"""File type of a path, checked before anything opens it: opening a pipe without a writer blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-# Kinds that are no data, by the question of the module "stat" that knows them.
+# Predicates of the module "stat" for kinds that hold no data.
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a pipe",
@@ -18,16 +18,16 @@ _KINDS = {
 
 
 def why_unreadable(path: Path | str) -> str | None:
-    """Why this is no file that can be read; None if it is one."""
+    """Return the reason why ``path`` is not a readable file; None if it is one."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        return "it links to a file that is not there" if os.path.islink(path) else "there is no such file"
+        return "it links to a file that does not exist" if os.path.islink(path) else "there is no such file"
     except OSError as error:
-        return "its symbolic links go in a circle" if error.errno == errno.ELOOP else f"{error.strerror}"
+        return "its symbolic links form a cycle" if error.errno == errno.ELOOP else f"{error.strerror}"
     except ValueError:
-        return "a path cannot hold the character 0"
+        return "a path cannot contain a null character"
     kind = next((name for is_kind, name in _KINDS.items() if is_kind(mode)), None)
     if kind:
         return f"it is {kind}, not a file"
-    return None if os.access(path, os.R_OK) else "it may not be read by this user"
+    return None if os.access(path, os.R_OK) else "this user has no permission to read it"

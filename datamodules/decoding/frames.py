@@ -1,10 +1,12 @@
-"""Decoded frames by time: from the nearest keyframe before the first time on, one at a time.
+"""Decoded video frames by presentation time, one at a time, starting at the nearest earlier keyframe.
 
-Time counts from the first frame that a file shows.
+Time is in seconds and counts from the first frame of the file.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 import av
 import av.logging
-from av import VideoFrame
+from av import Packet, VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.format import formats_available
@@ -21,36 +23,64 @@ from av.video.stream import VideoStream
 
 from datamodules.decoding.file_kind import why_unreadable
 
-# Seconds below which two times are the same; no container is finer where it matters.
+# Seconds below which two times are equal. No common container is finer.
 SAME_TIME = 1e-4
 
-# Largest pictures, 8192 x 8192: headers can claim sizes that no memory holds.
+# Pixels of the largest accepted frame, 8192 x 8192: a header can claim sizes that no memory holds.
 MAX_PIXELS = 2**26
 
-# Of lists of other files one may name itself, and all of them may name what is none of our business.
+# Exclude playlist formats: they can reference themselves or arbitrary local files.
 FORMATS = ",".join(sorted(formats_available - {"concat", "dash", "hls", "imf", "sdp"}))
 
 OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(MAX_PIXELS)}
 
-# libav writes about damaged files to stderr; what it finds reaches the caller as an exception.
+# libav reports damaged files on stderr. Callers get an exception instead.
 av.logging.set_level(av.logging.PANIC)
 
 
 class UnreadableVideo(ValueError):
-    """A file does not give the frames that were asked for; the message names the file and the reason."""
+    """A file does not yield the requested frames; the message names the file and the reason."""
 
 
 class DecodeError(Exception):
-    """A reason without the file's name; ``opened`` adds it."""
+    """A reason without the file name, which ``opened`` adds."""
+
+
+class OpenVideo(NamedTuple):
+    """An open file, its main video stream, and the ``time.monotonic()`` at which reading it must be over."""
+
+    container: InputContainer
+    stream: VideoStream
+    deadline: float
+
+    def packets(self) -> Iterator[Packet]:
+        """Yield the packets of the video stream.
+
+        Raises:
+            DecodeError: If the deadline has passed. A single call into a decoder is not interrupted.
+        """
+        for packet in self.container.demux(self.stream):
+            if time.monotonic() > self.deadline:
+                raise DecodeError("reading it takes longer than the time limit")
+            yield packet
 
 
 @contextmanager
-def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A file and its main video stream; trouble inside becomes an ``UnreadableVideo``."""
+def opened(path: Path | str, time_limit: float = math.inf) -> Iterator[OpenVideo]:
+    """Open a video file; errors inside the block become ``UnreadableVideo``.
+
+    Args:
+        path: The file.
+        time_limit: Seconds until ``packets`` fails.
+
+    Raises:
+        UnreadableVideo: If the file cannot be read.
+    """
     if reason := why_unreadable(path):
         raise UnreadableVideo(f"{path}: {reason}")
+    deadline = time.monotonic() + time_limit
     try:
-        # "file:" keeps a colon in a name from being read as a protocol. What is written about a file may be in any encoding.
+        # "file:" keeps a colon in a name from being read as a protocol. Metadata may be in any encoding.
         with av.open(f"file:{path}", options=OPTIONS, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream):
@@ -58,106 +88,111 @@ def opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
             if not stream.codec_context:
                 raise DecodeError("there is no decoder for its video stream")
             if stream.width * stream.height > MAX_PIXELS:
-                raise DecodeError(f"its pictures have {stream.width} x {stream.height} pixels, more than {MAX_PIXELS:,}")
+                raise DecodeError(f"its frames have {stream.width} x {stream.height} pixels, more than {MAX_PIXELS:,}")
             # The workers of a loader already keep the cores busy, and small frames are slower in threads.
             stream.thread_type = "NONE"
             stream.codec_context.options = {"max_pixels": OPTIONS["max_pixels"]}
-            yield container, stream
+            yield OpenVideo(container, stream, deadline)
     except (FFmpegError, DecodeError) as error:
         raise UnreadableVideo(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def nearest(container: InputContainer, stream: VideoStream, times: list[float]) -> Iterator[VideoFrame]:
-    """The frame nearest to each of the rising ``times``; of two equally near ones the earlier."""
-    end = yield from _nearest(_frames_from(container, stream, times[0]), times)
+def nearest(video: OpenVideo, times: list[float]) -> Iterator[VideoFrame]:
+    """Yield the frame nearest to each of the increasing ``times``; of two equally near frames the earlier one."""
+    end = yield from _nearest(_frames_from(video, times[0]), times)
     if end is not None:
         raise DecodeError(f"its frames end at {end:.3f} s; asked for {times[0]:.3f} s to {times[-1]:.3f} s")
 
 
-def at_rate(container: InputContainer, stream: VideoStream, fps: float) -> Iterator[VideoFrame]:
-    """The frames nearest to the times ``k / fps``, from the first frame until the stream ends."""
-    yield from _nearest(_frames_from(container, stream, 0.0), (number / fps for number in count()))
+def at_rate(video: OpenVideo, fps: float) -> Iterator[VideoFrame]:
+    """Yield the frames nearest to the times ``k / fps`` until the stream ends."""
+    yield from _nearest(_frames_from(video, 0.0), (number / fps for number in count()))
 
 
-def every(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
-    """All frames of a file; trouble where one is damaged or some are lost."""
+def every(video: OpenVideo) -> Iterator[DecodedFrame]:
+    """Yield all frames of a file; raise ``DecodeError`` where one is damaged or frames are missing."""
     end = 0.0
-    for shown in _frames_from(container, stream, 0.0):
-        if shown.doubtful and end + SAME_TIME < shown.time:
-            raise DecodeError(f"its frames from {end:.3f} s to {shown.time:.3f} s are lost")
-        if shown.spoiled:
-            raise DecodeError(f"the frame at {shown.time:.3f} s is damaged")
-        end = shown.end
-        yield shown
+    for decoded in _frames_from(video, 0.0):
+        if decoded.suspect and end + SAME_TIME < decoded.time:
+            raise DecodeError(f"its frames from {end:.3f} s to {decoded.time:.3f} s are lost")
+        if decoded.damaged:
+            raise DecodeError(f"the frame at {decoded.time:.3f} s is damaged")
+        end = decoded.end
+        yield decoded
 
 
-def _nearest(frames: Iterator[Shown], times: Iterable[float]) -> Generator[VideoFrame, None, float | None]:
-    """The frame nearest to each of the rising ``times``; returns when the frames end, if that is before one of the times."""
+def _nearest(frames: Iterator[DecodedFrame], times: Iterable[float]) -> Generator[VideoFrame, None, float | None]:
+    """Yield the frame nearest to each of ``times``; return the end of the last frame if it is before one of them."""
     earlier, later = next(frames), next(frames, None)
-    for time in times:
-        while later is not None and later.time < time + SAME_TIME:
+    for wanted in times:
+        while later is not None and later.time < wanted + SAME_TIME:
             earlier, later = later, next(frames, None)
-        if later is None and time > earlier.time + SAME_TIME and time > earlier.end - SAME_TIME:
+        if later is None and wanted > earlier.time + SAME_TIME and wanted > earlier.end - SAME_TIME:
             return earlier.end
-        if later is not None and later.doubtful and earlier.end + SAME_TIME < time < later.time - SAME_TIME:
+        if later is not None and later.suspect and earlier.end + SAME_TIME < wanted < later.time - SAME_TIME:
             raise DecodeError(f"its frames from {earlier.end:.3f} s to {later.time:.3f} s are lost")
-        chosen = later if later is not None and later.time - time + SAME_TIME < time - earlier.time else earlier
-        if chosen.spoiled:
+        chosen = later if later is not None and later.time - wanted + SAME_TIME < wanted - earlier.time else earlier
+        if chosen.damaged:
             raise DecodeError(f"the frame at {chosen.time:.3f} s is damaged")
         yield chosen.frame
     return None
 
 
-class Shown(NamedTuple):
-    """A decoded frame.
+class DecodedFrame(NamedTuple):
+    """A decoded frame with its presentation interval.
 
-    ``time`` and ``end`` are the seconds from and to which it is on the screen. ``spoiled`` says that it or a frame that it is made from
-    is damaged; ``doubtful`` that libav complained of something before it, which it does of whole files too: proof only with a gap.
+    Attributes:
+        time: Start of the presentation in seconds.
+        end: End of the presentation in seconds.
+        frame: The frame.
+        damaged: Whether the frame, or one that it is predicted from, is corrupt.
+        suspect: Whether libav has reported errors so far. It does so for intact files too, so this counts only together with a gap.
     """
 
     time: float
     end: float
     frame: VideoFrame
-    spoiled: bool
-    doubtful: bool
+    damaged: bool
+    suspect: bool
 
 
-def _frames_from(container: InputContainer, stream: VideoStream, start: float) -> Iterator[Shown]:
-    """All frames from one at or before ``start`` on."""
-    frames = _decode(container, stream)
+def _frames_from(video: OpenVideo, start: float) -> Iterator[DecodedFrame]:
+    """Yield all frames from one at or before ``start``."""
+    container, stream, _ = video
+    frames = _decode(video)
     first = next(frames, None)
     if first is None:
         raise DecodeError("the video stream holds no frames")
     origin = first.time
-    # Some formats seek to the keyframe after the time, so they are asked again, for earlier ones.
+    # Some formats seek to the keyframe after the requested time. Retry with earlier times.
     for margin in (0.0, 1.0, start) if start > 0 else ():
         container.seek(int((origin + max(start - margin, 0.0)) / (stream.time_base or 1)), stream=stream)
-        frames = _decode(container, stream)
+        frames = _decode(video)
         first = next(frames, None)
         if first is not None and first.time <= origin + start:
             break
     if first is None:
         raise DecodeError(f"no frame can be decoded at {start:.3f} s or before")
-    for shown in chain([first], frames):
-        yield Shown(shown.time - origin, shown.end - origin, *shown[2:])
+    for decoded in chain([first], frames):
+        yield DecodedFrame(decoded.time - origin, decoded.end - origin, *decoded[2:])
 
 
-def _decode(container: InputContainer, stream: VideoStream) -> Iterator[Shown]:
-    rate = stream.average_rate or stream.guessed_rate
+def _decode(video: OpenVideo) -> Iterator[DecodedFrame]:
+    rate = video.stream.average_rate or video.stream.guessed_rate
     usual, tick = 1 / float(rate) if rate else 0.0, 0.0
-    complaints, spoiled, doubtful = _complaints(), False, False
-    for packet in container.demux(stream):
-        doubtful |= packet.is_corrupt
+    errors, damaged, suspect = _logged_errors(), False, False
+    for packet in video.packets():
+        suspect |= packet.is_corrupt
         for frame in packet.decode():
-            # The same for all frames of a stream; to make a fraction of it takes as long as to convert a small frame's colours.
+            # Constant over a stream. Converting the fraction takes as long as converting the colours of a small frame.
             tick = tick or float(frame.time_base or 0)
             if frame.time is None or not tick:
                 raise DecodeError("its frames carry no times")
-            spoiled = frame.is_corrupt or (spoiled and not frame.key_frame)
-            doubtful |= _complaints() > complaints
-            yield Shown(frame.time, frame.time + (frame.duration * tick or usual), frame, spoiled, doubtful)
+            damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+            suspect |= _logged_errors() > errors
+            yield DecodedFrame(frame.time, frame.time + (frame.duration * tick or usual), frame, damaged, suspect)
 
 
-def _complaints() -> int:
-    """How often libav has complained in this process, whatever is done with what it says."""
+def _logged_errors() -> int:
+    """Return the number of errors that libav has logged in this process, suppressed ones included."""
     return av.logging.get_last_error()[0]

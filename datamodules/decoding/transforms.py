@@ -1,4 +1,4 @@
-"""From a picture of any shape to the pixels of a clip: resize until it covers the clip, cut out, maybe mirror."""
+"""Resize, crop and flip from frames of any shape to the size of a clip."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Framing:
-    """Which part of a picture a clip shows: as much as fits its shape, at one place between the borders.
-
-    One framing serves all frames of a clip, so that it adds no motion.
+    """Resize-to-cover and crop, the same for all frames of a clip, so that it adds no motion.
 
     Args:
-        down: Where the clip lies on the axis that is cut, 0 at the top and 1 at the bottom.
-        across: The same from left to right.
-        mirrored: Whether left and right change places.
+        down: Position of the crop on the vertical axis, 0 at the top and 1 at the bottom.
+        across: Position on the horizontal axis, 0 at the left and 1 at the right.
+        mirrored: Whether to flip left and right.
 
     Raises:
         ValueError: If ``down`` or ``across`` is outside 0..1.
@@ -34,36 +32,36 @@ class Framing:
             raise ValueError(f"down and across must be within 0..1, got {self.down} and {self.across}")
 
     @classmethod
-    def draw(cls, chance: random.Random, flip: bool) -> Self:
-        """A random place, and with ``flip`` a mirror image in half of the draws."""
-        return cls(down=chance.random(), across=chance.random(), mirrored=chance.random() < 0.5 and flip)
+    def draw(cls, generator: random.Random, flip: bool) -> Self:
+        """Return a random position, flipped with probability 0.5 if ``flip``."""
+        return cls(down=generator.random(), across=generator.random(), mirrored=generator.random() < 0.5 and flip)
 
     def __call__(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """Cuts ``height x width`` pixels out of the resized picture.
+        """Crop ``height x width`` pixels out of the resized frame.
 
         Args:
             pixels: ``(3, h, w)`` uint8.
-            height: Rows of the result.
-            width: Columns of the result.
+            height: Height of the result.
+            width: Width of the result.
 
         Returns:
             ``(3, height, width)`` uint8.
         """
-        covering = _cover(pixels, height, width)
-        top = round((covering.shape[-2] - height) * self.down)
-        left = round((covering.shape[-1] - width) * self.across)
-        window = covering[..., top : top + height, left : left + width]
+        resized = _resize_to_cover(pixels, height, width)
+        top = round((resized.shape[-2] - height) * self.down)
+        left = round((resized.shape[-1] - width) * self.across)
+        window = resized[..., top : top + height, left : left + width]
         return window.flip(-1) if self.mirrored else window
 
 
 CENTRE = Framing()
 
-# How a picture becomes a clip's, for those who keep what was made of clips; another rule is another text.
-RULE = "bicubic, antialiased, to cover; cut"
+# Identifies this preprocessing in latent caches. Another rule needs another text.
+RESIZE_RULE = "bicubic, antialiased, to cover; cut"
 
 
-def _cover(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Resizes so that one side fits and the other one reaches over; bicubic and antialiased, as Pillow does it."""
+def _resize_to_cover(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Resize until the frame covers ``height x width``; bicubic and antialiased, as Pillow does it."""
     rows, columns = pixels.shape[-2:]
     scale = max(height / rows, width / columns)
     size = max(height, round(rows * scale)), max(width, round(columns * scale))

@@ -1,1 +1,1 @@
-"""Moving digits: clips made on the fly, and a classifier for them."""
+"""Moving digits: procedural clips and a classifier for them."""

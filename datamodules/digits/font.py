@@ -1,4 +1,4 @@
-"""Ten digits as a 5 x 7 font, drawn by exact area coverage on a torus: what leaves the frame on one side comes in at the other."""
+"""Ten digits in a 5 x 7 font, drawn with exact area coverage on a torus: digits leave the frame on one side and enter on the other."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ GLYPHS = GLYPHS.transpose(0, 1).double().contiguous()
 
 
 def cell_size(height: int, width: int) -> float:
-    """Pixels per font cell: 3 on 32 x 32, where a digit is 15 wide and 21 high; in proportion to the shorter side elsewhere."""
+    """Return the pixels per font cell: 3 at 32 x 32, where a digit is 15 wide and 21 high, and proportional to the shorter side."""
     return 3 * min(height, width) / 32
 
 
 def draw(digits: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
-    """How much of every pixel is ink.
+    """Return the fraction of every pixel that is covered by ink.
 
     Args:
         digits: ``(N,)`` int64, 0..9, one digit per frame.
@@ -47,8 +47,8 @@ def draw(digits: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -
 
 
 def _coverage(starts: Tensor, cells: int, pixels: int, cell: float) -> Tensor:
-    """``(N, pixels, cells)``: the length that every pixel of one axis shares with every font cell."""
+    """Return the overlap of every pixel of one axis with every font cell, ``(N, pixels, cells)``."""
     edges = starts[:, None, None].double() + cell * torch.arange(cells, dtype=torch.float64)
-    # Where a pixel begins, seen from the cell's edge, the shorter way round the torus.
+    # Start of a pixel relative to the cell's edge, along the shorter way around the torus.
     begins = (torch.arange(pixels, dtype=torch.float64)[:, None] - edges + pixels / 2) % pixels - pixels / 2
     return ((begins + 1).clamp(max=cell) - begins.clamp(min=0)).clamp(min=0)

@@ -1,1 +1,1 @@
-"""Clips as latents that were encoded before."""
+"""Clips as latents that were encoded earlier, from a folder or a stream."""

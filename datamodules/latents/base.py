@@ -1,4 +1,4 @@
-"""What sources of latents have in common: they stand for the clips that were encoded."""
+"""Base class of the data modules of latents."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import NoReturn
 
 from datamodules.base import ClipDataModule, StageOverride
 from modules.geometry import Clip
-from modules.storage.latents import CachePlan
+from modules.storage.latents import CacheHeader
 
 
 class LatentSource(ClipDataModule):
-    """Batches of latents, in place of the clips that a tokenizer made them of.
+    """Batches of latents instead of videos.
 
-    Splits, classes and captions are those of the data set that was encoded. Clips may be shorter than those: as the tokenizer is causal,
-    the first latent frames of a clip are the latents of its first frames.
+    Splits, classes and captions are those of the encoded data set. Clips may be shorter than the encoded ones: the tokenizer is causal,
+    so the first latent frames of a clip are the latents of its first frames.
 
     Args:
-        clip: What a clip measures: size and rate as encoded, and at most as many frames.
-        folder: Where the latents are.
+        clip: Size of a clip: height, width and rate as encoded, and at most as many frames.
+        folder: Folder or URL of the latents.
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order.
-        milestones: What training clips measure before a step, by the step; they may only be shorter.
+        milestones: Length of the training clips before a step, by step; size and rate cannot change.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class LatentSource(ClipDataModule):
 
     @property
     @abstractmethod
-    def plan(self) -> CachePlan:
-        """What was encoded, and how."""
+    def header(self) -> CacheHeader:
+        """Header of the cache that was encoded."""
 
     def setup(self, stage: str) -> None:
-        """Raises ``ValueError`` if the latents are missing, incomplete, damaged or of other clips."""
+        """Open the latents; raises ``ValueError`` if they are missing, incomplete, damaged or of other clips."""
         _ = self.frames
         super().setup(stage)
 
@@ -56,38 +56,38 @@ class LatentSource(ClipDataModule):
     @property
     def frames(self) -> int:
         """Latent frames of a clip."""
-        return latent_frames(self.plan, self.clip, self.folder)
+        return latent_frames(self.header, self.clip, self.folder)
 
     def check_tokenizer(self, found: dict[str, str], source: str | None) -> None:
-        """Raises ``ValueError`` if the latents are not of the tokenizer with these hashes, whose weights came from ``source``."""
-        self.plan.check_tokenizer(found, source, self.folder)
+        """Raise ``ValueError`` if the latents are of another tokenizer than that of the hashes ``found`` and weights ``source``."""
+        self.header.check_tokenizer(found, source, self.folder)
 
     def predict_dataloader(self) -> NoReturn:
-        """Raises ``ValueError``."""
-        raise ValueError(f"the clips in {self.folder} are encoded already")
+        """Raise ``ValueError``: there are no videos to encode."""
+        raise ValueError(f"the clips in {self.folder} are already encoded")
 
     @property
     def class_names(self) -> list[str]:
-        return self.plan.class_names
+        return self.header.class_names
 
     @property
     def captions(self) -> list[str]:
-        return self.plan.captions
+        return self.header.captions
 
 
-def latent_frames(plan: CachePlan, clip: Clip, place: str) -> int:
-    """Latent frames of a clip that is cut from those that were encoded.
+def latent_frames(header: CacheHeader, clip: Clip, folder: str) -> int:
+    """Return the number of latent frames of a clip that is cut from the encoded ones.
 
     Args:
-        plan: What was encoded.
-        clip: What a clip shall measure.
-        place: Where the latents are, for the error.
+        header: Header of the cache.
+        clip: Size of the wanted clip.
+        folder: Location of the latents, for messages.
 
     Raises:
-        ValueError: If the encoded clips are shorter, or others; both are named.
+        ValueError: If the encoded clips are shorter or of another size or rate.
     """
-    factor, extra = plan.temporal_factor, clip.frames - 1
-    if replace(clip, frames=plan.clip.frames) != plan.clip or clip.frames > plan.clip.frames or extra % factor:
-        wanted, found = (", ".join(f"{name} {value:g}" for name, value in asdict(one).items()) for one in (clip, plan.clip))
-        raise ValueError(f"{place} has latents of clips with {found}; asked for {wanted} (1 + {factor} * n frames, at most those)")
-    return 1 + extra // factor
+    factor, later = header.temporal_factor, clip.frames - 1
+    if replace(clip, frames=header.clip.frames) != header.clip or clip.frames > header.clip.frames or later % factor:
+        wanted, found = (", ".join(f"{name} {value:g}" for name, value in asdict(one).items()) for one in (clip, header.clip))
+        raise ValueError(f"{folder} has latents of clips with {found}; requested {wanted} (1 + {factor} * n frames, at most as encoded)")
+    return 1 + later // factor

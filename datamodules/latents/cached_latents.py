@@ -1,4 +1,4 @@
-"""Clips as latents in a folder."""
+"""Clips as latents from a folder."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from torch.utils.data import Dataset
 
 from datamodules.latents.base import LatentSource, latent_frames
 from modules.geometry import Clip
-from modules.storage.latents import CachePlan, LatentCache
+from modules.storage.latents import CacheHeader, LatentCache
 
 
 class CachedLatents(LatentSource):
-    """Latents from a folder that ``callbacks.WriteLatents`` filled: the clips that were encoded, in the order in which they would come.
+    """Latents from a folder that ``callbacks.WriteLatents`` filled, in the order that the encoded clips would have.
 
-    See :class:`datamodules.latents.base.LatentSource`. The order is exact after a resume, as for the clips themselves.
+    See :class:`datamodules.latents.base.LatentSource`. Resuming is exact, as for the clips themselves.
     """
 
     @property
-    def plan(self) -> CachePlan:
-        return self._cache.plan
+    def header(self) -> CacheHeader:
+        return self._cache.header
 
     def dataset(self, split: str, clip: Clip | None = None) -> LatentClips:
-        """The latents of "train", "val" or "test"."""
-        return LatentClips(self._cache, split, latent_frames(self.plan, clip or self.clip, self.folder))
+        """Return the latents of "train", "val" or "test"."""
+        return LatentClips(self._cache, split, latent_frames(self.header, clip or self.clip, self.folder))
 
     @cached_property
     def _cache(self) -> LatentCache:
@@ -47,6 +47,6 @@ class LatentClips(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < len(self):
-            raise IndexError(f"there are the clips 0..{len(self) - 1}, got {index}")
+            raise IndexError(f"index must be in 0..{len(self) - 1}, got {index}")
         clip = self.cache.clip(self.split, index)
         return {**clip._asdict(), "latent": clip.latent[:, : self.frames]}

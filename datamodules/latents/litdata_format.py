@@ -1,7 +1,7 @@
-"""Latents in LitData's format: chunks that are read one after the other, from a folder or from object storage.
+"""Latents in LitData's format: chunks that are read sequentially, from a folder or from object storage.
 
-A stream is a folder or URL with ``plan``, the plan of the cache it was made of, and one part for every split that is stored. LitData is
-imported here only, and when it is needed.
+A stream is a folder or URL with the part ``plan``, which has the header of the cache that it was made from, and one part per stored
+split. LitData is imported here only, when it is needed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ import os
 import warnings
 from typing import Any, NamedTuple
 
-from modules.storage.latents import CachedClip, CachePlan, LatentCache
+from modules.storage.latents import CachedClip, CacheHeader, LatentCache
 
-PLAN = "plan"
+HEADER = "plan"
 
 
 def litdata() -> Any:
-    """The library.
-
-    Raises:
-        ValueError: If it is not installed.
-    """
-    # What it reads is copied into batches and never written to.
+    """Import LitData; raises ``ValueError`` if it is not installed."""
+    # The buffers are copied into batches and never written to.
     warnings.filterwarnings("ignore", message="The given buffer is not writable", module="litdata")
-    # Otherwise it asks a server for newer versions of itself whenever a stream is opened.
+    # Otherwise LitData queries a server for newer versions whenever a stream is opened.
     os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")
     try:
         return importlib.import_module("litdata")
@@ -33,31 +29,27 @@ def litdata() -> Any:
 
 
 def open_stream(folder: str, part: str, **settings: Any) -> Any:
-    """One part of a stream as LitData's ``StreamingDataset``.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Open one part of a stream as LitData's ``StreamingDataset``; raises ``ValueError`` if it does not exist."""
     try:
         return litdata().StreamingDataset(f"{folder}/{part}", **settings)
-    except Exception as error:  # every object storage has a client with errors of its own
+    except Exception as error:  # the client of every object storage has its own exceptions
         raise ValueError(
-            f"no stream of latents in {folder}, or it is not whole ({first_line(error)}): use scripts.stream_latents"
+            f"no complete stream of latents in {folder} ({first_line(error)}): use python -m scripts.stream_latents"
         ) from error
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without what may follow."""
+    """Return the first line of an error's message."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def read_plan(folder: str) -> CachePlan:
-    """What a stream holds; raises ``ValueError`` if there is none."""
-    return CachePlan.from_json(open_stream(folder, PLAN)[0]["plan"])
+def read_header(folder: str) -> CacheHeader:
+    """Read the header of a stream; raises ``ValueError`` if there is none."""
+    return CacheHeader.from_json(open_stream(folder, HEADER)[0]["plan"])
 
 
 class ReadClip(NamedTuple):
-    """A clip of a cache as an item of a stream, by its number; what LitData calls in processes of its own."""
+    """Callable that reads clips of a cache as items of a stream, by number; LitData runs it in worker processes."""
 
     cache: LatentCache
     split: str
@@ -68,13 +60,13 @@ class ReadClip(NamedTuple):
 
 
 class CheckClip(NamedTuple):
-    """An item of a stream as a data set's item, its first latent frames, if it is what was written."""
+    """Callable that checks an item of a stream against its hash and keeps its first latent frames."""
 
-    place: str
+    part: str
     frames: int
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         clip = CachedClip(*(item[name] for name in CachedClip._fields))
         if clip.sha256() != item["sha256"]:
-            raise ValueError(f"{self.place} is damaged: clip {clip.index} is not the one that was written; make the stream again")
+            raise ValueError(f"{self.part} is damaged: clip {clip.index} does not match its checksum; write the stream again")
         return {**clip._asdict(), "latent": clip.latent[:, : self.frames]}

@@ -1,4 +1,4 @@
-"""Clips as latents that come from far away."""
+"""Latents streamed from object storage."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from torch.utils.data import Dataset
 
 from datamodules.base import collate
 from datamodules.latents.base import LatentSource, latent_frames
-from datamodules.latents.litdata_format import CheckClip, litdata, open_stream, read_plan
+from datamodules.latents.litdata_format import CheckClip, litdata, open_stream, read_header
 from modules.batch import LatentBatch
 from modules.geometry import Clip
-from modules.storage.latents import CachePlan
+from modules.storage.latents import CacheHeader
 
 
 class StreamedLatents(LatentSource):
-    """Latents that ``python -m scripts.stream_latents`` wrote, from a folder or from object storage, such as ``s3://bucket/latents``.
+    """Latents that ``python -m scripts.stream_latents`` wrote, from a folder or from object storage such as ``s3://bucket/latents``.
 
-    See :class:`datamodules.latents.base.LatentSource`. Needs LitData, ``pip install -e '.[stream]'``, which brings the chunks that are
-    read next and shuffles them and what is in them. The order is LitData's: fixed by seed, processes, workers and batch size, and exact
-    after a resume with the same ones; with others each clip of the epoch still comes once. What does not fill a batch of every process
-    is left out of an epoch.
+    See :class:`datamodules.latents.base.LatentSource`. Needs LitData, ``pip install -e '.[stream]'``, which prefetches chunks and shuffles
+    them and the clips within. The order depends on seed, processes, workers and batch size. Resuming with the same values is exact; with
+    others each clip of the epoch still comes once. Clips that do not fill a batch of every process are dropped from an epoch.
 
     Args:
-        clip: What a clip measures: size and rate as encoded, and at most as many frames.
-        folder: Where the latents are.
+        clip: Size of a clip: height, width and rate as encoded, and at most as many frames.
+        folder: Folder or URL of the latents.
         batch_size: Clips per process and step.
         workers: Worker processes per loader.
         seed: Seed of the order.
@@ -45,26 +44,26 @@ class StreamedLatents(LatentSource):
         super().__init__(clip, folder=folder, batch_size=batch_size, workers=workers, seed=seed)
 
     @cached_property
-    def plan(self) -> CachePlan:  # type: ignore[override]
-        return read_plan(self.folder)
+    def header(self) -> CacheHeader:  # type: ignore[override]
+        return read_header(self.folder)
 
     def setup(self, stage: str) -> None:
         _ = self.frames
-        for split in self.plan.splits:
+        for split in self.header.splits:
             open_stream(self.folder, split)
 
-    def streams(self) -> NoReturn:
-        """Raises ``ValueError``, as the order of a stream is LitData's."""
-        raise ValueError(f"{self.folder} is a stream with an order of its own, which is no part of others: use datamodules.CachedLatents")
+    def sources(self) -> NoReturn:
+        """Raise ``ValueError``: LitData determines the order."""
+        raise ValueError(f"{self.folder} is a stream with its own order, which cannot be mixed with others: use datamodules.CachedLatents")
 
     def dataset(self, split: str, clip: Clip | None = None) -> StreamedClips:
-        """The latents of "train", "val" or "test", to be read at any place."""
-        stored = self.plan.same.get(split, split)
-        length = self.plan.splits.get(stored, 0)
+        """Return the latents of "train", "val" or "test" for random access."""
+        stored = self.header.same.get(split, split)
+        length = self.header.splits.get(stored, 0)
         return StreamedClips(self._open(stored, clip) if length else None, length)
 
     def train_dataloader(self) -> StreamLoader:  # type: ignore[override]
-        """Shuffled and exact after a resume; raises ``ValueError`` if the clips do not fill one batch of all processes."""
+        """Return the shuffled, resumable loader; raises ``ValueError`` if the clips do not fill one batch of all processes."""
         stream = self._open("train", self.clip, shuffle=True, seed=self.seed, drop_last=True)
         loader = StreamLoader(stream, self.batch_size, self.workers)
         if self._restored:
@@ -74,14 +73,14 @@ class StreamedLatents(LatentSource):
         return loader
 
     def _open(self, split: str, clip: Clip | None, **settings: Any) -> Any:
-        frames = latent_frames(self.plan, clip or self.clip, self.folder)
+        frames = latent_frames(self.header, clip or self.clip, self.folder)
         return open_stream(self.folder, split, transform=CheckClip(f"{self.folder}/{split}", frames), **settings)
 
 
 class StreamLoader:
-    """LitData's loader, whose state is that of the batches that were handed out.
+    """LitData's loader, whose state counts the batches that were yielded.
 
-    Wrapped, as Lightning changes every ``DataLoader`` that it finds in a run with several processes.
+    Wrapped because in distributed runs Lightning replaces the sampler of every ``DataLoader`` that it finds.
     """
 
     def __init__(self, stream: Any, batch_size: int, workers: int) -> None:
@@ -92,14 +91,14 @@ class StreamLoader:
             collate_fn=collate,
             drop_last=True,
             pin_memory=torch.cuda.is_available(),
-            # A pass draws from this generator when it begins. The global one must not notice, or a resumed run would draw other noise.
+            # Every pass draws a base seed. Drawn from the global generator it would change the noise of a resumed run.
             generator=torch.Generator(),
         )
         if not len(self):
             raise ValueError(f"the training clips of the stream do not fill one batch of {batch_size} for every process")
 
     def __len__(self) -> int:
-        """Batches per epoch."""
+        """Return the number of batches per epoch."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[LatentBatch]:
@@ -109,18 +108,18 @@ class StreamLoader:
         return self._loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ``ValueError`` if the state is that of another loader than LitData's."""
+        """Restore a position; raises ``ValueError`` if the state is not LitData's."""
         if "dataset" not in state:
-            raise ValueError("the checkpoint was made with data that was no stream: go on with that, or begin a new run with --init_from")
+            raise ValueError("the checkpoint was made with other data than a stream: continue with it, or start a new run with --init_from")
         self._loader.load_state_dict(state)
 
 
 class StreamedClips(Dataset):
-    """One split of a stream; a chunk that is needed and not there is fetched.
+    """One split of a stream, fetched chunk by chunk.
 
     Args:
-        stream: LitData's data set; none for a split without clips.
-        length: Clips of all processes together.
+        stream: LitData's data set; None for an empty split.
+        length: Number of clips of all processes.
     """
 
     def __init__(self, stream: Any, length: int) -> None:
@@ -131,5 +130,5 @@ class StreamedClips(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.length:
-            raise IndexError(f"there are the clips 0..{self.length - 1}, got {index}")
+            raise IndexError(f"index must be in 0..{self.length - 1}, got {index}")
         return self.stream[index]

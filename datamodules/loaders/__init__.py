@@ -1,1 +1,1 @@
-"""Loaders: order of clips, exact resume, mixing of sources."""
+"""Data loaders: order of the clips, exact resume, mixing of data sources."""

@@ -6,7 +6,10 @@ from torch import distributed
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Rank of this process and number of processes; asked when needed, as loaders may be made before the processes find each other."""
+    """Return the rank of this process and the number of processes.
+
+    Call it when the values are needed: loaders may be constructed before the process group is initialised.
+    """
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1

@@ -1,4 +1,4 @@
-"""Which clips a step takes: pure functions of a seed and of how much was consumed."""
+"""Order of sources and clips as pure functions of a seed and a position."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import accumulate
 
 import torch
 
-# 2 ** 64 over the golden ratio. Its multiples, modulo 2 ** 64, lie as evenly as those of any number can, however many there are.
+# 2 ** 64 divided by the golden ratio. Its multiples modulo 2 ** 64 form a low-discrepancy sequence.
 GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Order:
-    """A row of permutations of ``length`` clips without an end, permutation ``e`` drawn from ``(seed, e)``.
+    """Endless sequence of permutations of ``length`` clips; permutation ``e`` is drawn from ``(seed, e)``.
 
     Args:
         length: Number of clips.
@@ -23,33 +23,33 @@ class Order:
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed = length, seed
-        self._known: tuple[int, list[int]] = (-1, [])
+        self._cached: tuple[int, list[int]] = (-1, [])
 
     def take(self, first: int, count: int) -> list[tuple[int, int]]:
-        """The clips at the places ``first`` to ``first + count - 1`` of the row, each with how often it came before."""
-        places = (divmod(place, self.length) for place in range(first, first + count))
-        return [(self._permutation(visit)[spot], visit) for visit, spot in places]
+        """Return ``count`` pairs ``(clip, visit)`` from position ``first``; ``visit`` counts earlier occurrences of the clip."""
+        positions = (divmod(position, self.length) for position in range(first, first + count))
+        return [(self._permutation(visit)[offset], visit) for visit, offset in positions]
 
     def _permutation(self, epoch: int) -> list[int]:
-        if self._known[0] != epoch:
-            # A text mixes the two numbers, so that (0, 1) and (1, 0) differ.
+        if self._cached[0] != epoch:
+            # Seeding with a string mixes the two numbers, so (0, 1) and (1, 0) differ.
             generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{epoch}").getrandbits(32))
-            self._known = (epoch, torch.randperm(self.length, generator=generator).tolist())
-        return self._known[1]
+            self._cached = (epoch, torch.randperm(self.length, generator=generator).tolist())
+        return self._cached[1]
 
 
-def turn(step: int, shares: Sequence[float], seed: int) -> int:
-    """Whose turn a step is, among several with a share of the steps each.
+def choose_source(step: int, weights: Sequence[float], seed: int) -> int:
+    """Return the index of the source that provides the batch of ``step``.
 
-    Turns alternate without a period and as evenly as they can: after any number of steps each has had its share to within a few steps.
+    The sequence has no period and is as even as possible: after any number of steps each source is within a few batches of its weight.
 
     Args:
-        step: Number of the step, from 0.
-        shares: Share of each; their sum is anything positive. One without a share has no turn.
-        seed: Where the row of turns begins.
+        step: Step, counted from 0.
+        weights: Weight of each source; the sum may be any positive number. A source of weight 0 is never chosen.
+        seed: Seed of the sequence's starting point.
     """
     start = random.Random(f"turns/{seed}").getrandbits(64)
-    ends = list(accumulate(shares))
-    spot = (start + step * GOLDEN) % 2**64 / 2**64
-    # A sum rounded up could come to lie on the last end.
-    return bisect_right(ends, spot * ends[-1], hi=len(ends) - 1)
+    bounds = list(accumulate(weights))
+    point = (start + step * GOLDEN) % 2**64 / 2**64
+    # Rounding could put the product on the last bound.
+    return bisect_right(bounds, point * bounds[-1], hi=len(bounds) - 1)

@@ -1,4 +1,4 @@
-"""All clips of a data set in order, for a tokenizer to encode: in shards, which are either done or not."""
+"""All clips of a data set in order, grouped by the shards of a latent cache."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from modules.storage.latents import Shard
 
 
 class ShardLoader(WrappedLoader):
-    """The clips of several splits, shard by shard; rank ``r`` of ``n`` takes the shards ``r, r + n, ...``.
+    """Clips of several splits, shard by shard; rank ``r`` of ``n`` takes the shards ``r, r + n, ...``.
 
-    No batch has clips of two shards, so that what is computed for a shard depends neither on the other shards nor on who computes it.
+    No batch mixes two shards, so the result for a shard depends neither on other shards nor on the rank that computes it.
 
     Args:
-        datasets: Map-style data sets by the name of their split.
-        collate: Makes a batch from a list of items.
+        datasets: Map-style data sets by split.
+        collate: Builds a batch from a list of items.
         batch_size: Clips per process and step; the last batch of a shard may be smaller.
         workers: Worker processes.
     """
@@ -32,25 +32,29 @@ class ShardLoader(WrappedLoader):
         self._shards: list[Shard] = []
 
     def begin(self, shards: Sequence[Shard], done: Container[str]) -> int:
-        """Say which clips are whose, and which shards to leave out. To be called before the first batch is asked for.
+        """Set the shards to encode, before the first pass.
+
+        Args:
+            shards: All shards of the cache.
+            done: Names of shards to skip.
 
         Returns:
-            How many clips this process has to do.
+            Number of clips that this process encodes.
         """
         rank, world = rank_and_world_size()
-        # First shared out, then left out: another process may just have finished one.
+        # Distributed first and skipped second: another process may have just finished a shard.
         self._shards = [shard for shard in shards[rank::world] if shard.name not in done]
         return sum(shard.count for shard in self._shards)
 
     def __len__(self) -> int:
-        """More batches than there can be: Lightning would not begin with none, and asks before it is known what is done."""
+        """Return an upper bound: Lightning asks before ``begin`` is called, and skips the loop if the length is 0."""
         return max(1, sum(self.lengths.values()))
 
     def __iter__(self) -> Iterator[EncodingBatch]:
         starts = dict(zip(self.lengths, accumulate(self.lengths.values(), initial=0), strict=False))
-        plan = [(shard, numbers) for shard in self._shards for numbers in self._batches_of(shard)]
-        self._plan.batches = ([starts[shard.split] + number for number in numbers] for shard, numbers in plan)
-        for (shard, numbers), batch in zip(plan, self._batches(), strict=True):
+        batches = [(shard, numbers) for shard in self._shards for numbers in self._batches_of(shard)]
+        self._sampler.batches = ([starts[shard.split] + number for number in numbers] for shard, numbers in batches)
+        for (shard, numbers), batch in zip(batches, self._batches(), strict=True):
             last = numbers.stop == shard.first + shard.count
             yield EncodingBatch(**batch, shard=shard, last=last)
 

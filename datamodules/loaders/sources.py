@@ -1,4 +1,4 @@
-"""What training clips come from: data sets with a batch size each, and all of them as one."""
+"""Data sources of training: data sets with a batch size each, and their concatenation."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
 
-# Number of a stream, of a clip in it, and how often that clip came before.
-Place = tuple[int, int, int]
+# Index of a source, index of a clip in it, and the number of earlier occurrences of that clip.
+ClipIndex = tuple[int, int, int]
 
 
-class Stream(NamedTuple):
-    """Training clips of one size, to be served shuffled and without an end.
+class DataSource(NamedTuple):
+    """Training clips of one size, served in an endless shuffled order.
 
     Attributes:
         dataset: Map-style data set of items with an "index".
         batch_size: Clips per process and step.
         seed: Seed of the order.
-        name: What the clips are called if there are too few; "" for all of a run.
+        name: Name of the source in error messages; "" for the only source of a run.
     """
 
     dataset: Sized
@@ -28,7 +28,7 @@ class Stream(NamedTuple):
     name: str = ""
 
     def batches(self, world: int) -> int:
-        """How many batches of ``world`` processes the clips fill; raises ``ValueError`` if it is none."""
+        """Return the number of batches per epoch of ``world`` processes; raises ``ValueError`` if it is 0."""
         batches = len(self.dataset) // (self.batch_size * world)
         if batches == 0:
             raise ValueError(
@@ -39,23 +39,23 @@ class Stream(NamedTuple):
 
 
 @runtime_checkable
-class Changing(Protocol):
-    """A data set whose clips may look different every time that they come around."""
+class AugmentedDataset(Protocol):
+    """Data set whose clips may differ from one visit to the next."""
 
     def at_visit(self, index: int, visit: int) -> dict:
-        """Clip ``index`` when it comes for the time ``visit``, counted from 0."""
+        """Return clip ``index`` on its ``visit``-th occurrence, counted from 0."""
         ...
 
 
-class Joined(Dataset):
-    """The clips of several data sets, counted on from one to the next."""
+class ConcatSources(Dataset):
+    """Concatenation of data sets that is indexed by ``ClipIndex``; the items' "index" is unique over all of them."""
 
     def __init__(self, datasets: list[Sized]) -> None:
         self.datasets = datasets
-        self._starts = [0, *accumulate(map(len, datasets))]
+        self._offsets = [0, *accumulate(map(len, datasets))]
 
-    def __getitem__(self, place: Place) -> dict:
-        number, index, visit = place
-        dataset: Any = self.datasets[number]
-        item = dataset.at_visit(index, visit) if isinstance(dataset, Changing) else dataset[index]
-        return {**item, "index": self._starts[number] + item["index"]}
+    def __getitem__(self, position: ClipIndex) -> dict:
+        source, index, visit = position
+        dataset: Any = self.datasets[source]
+        item = dataset.at_visit(index, visit) if isinstance(dataset, AugmentedDataset) else dataset[index]
+        return {**item, "index": self._offsets[source] + item["index"]}

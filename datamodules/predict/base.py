@@ -1,11 +1,11 @@
-"""Clips to generate: in batches of equal lengths, shared by the processes, and without those that are there already."""
+"""Base class of the data modules of clips to generate: batches of equal lengths, distributed over processes, without existing clips."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.decoding.reader import UnreadableVideo, is_picture, probe, read_clip, shown_size
+from datamodules.clips.aspect_ratios import cropped_fraction
+from datamodules.decoding.reader import UnreadableVideo, display_size, is_image, probe, read_clip
 from datamodules.loaders.distributed import rank_and_world_size
 from datamodules.predict.prompt_files import Prefix, Request
 from modules.batch import KeepsClips, Requests
@@ -21,13 +22,13 @@ from modules.geometry import Clip
 
 
 class RequestedClips(LightningDataModule, ABC):
-    """Clips to generate with ``predict``; children say which.
+    """Clips to generate with ``predict``; subclasses define which.
 
-    Clips with equal numbers of frames and of prefix frames share batches. Clips that a callback such as ``WriteVideos`` finds already made
-    are left out. After ``setup``, ``requests`` lists all clips.
+    Clips with equal numbers of frames and of prefix frames share batches. Clips that a callback such as ``WriteVideos`` already has are
+    skipped. After ``setup``, ``requests`` lists all clips.
 
     Args:
-        clip: What a clip measures. Prefixes are read at its size and rate.
+        clip: Size of a clip. Prefixes are read at its size and rate.
         batch_size: Clips per process and step.
 
     Raises:
@@ -39,38 +40,40 @@ class RequestedClips(LightningDataModule, ABC):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.clip, self.batch_size = clip, batch_size
-        # With more processes than batches some have nothing to do, which Lightning takes for a mistake unless told.
+        # With more processes than batches some have no batch, which Lightning otherwise treats as an error.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @abstractmethod
     def make_requests(self) -> list[Request]:
-        """Every clip to make, in order."""
+        """Return every clip to generate, in order."""
 
     def setup(self, stage: str) -> None:
-        """Checks all prompts and reads every prefix once; raises ``ValueError`` with file and line of what is wrong."""
+        """Check all prompts and read every prefix once; raises ``ValueError`` with file and line of an error."""
         self.requests = self.make_requests()
         self._prefixes: dict[Prefix, str] = {}
-        cuts: list[_Cut] = []
+        cropped: dict[str, float] = {}
         for request in self.requests:
-            # Decoded again when its turn comes: a second decoding is cheaper than holding all prefixes in memory.
+            # Decoded again for its batch: a second decoding is cheaper than keeping all prefixes in memory.
             if request.prefix is not None and request.prefix not in self._prefixes:
                 prefix = self._read_prefix(request)
                 self._prefixes[request.prefix] = hashlib.sha256(prefix.numpy().tobytes()).hexdigest()
-                cuts.append(_Cut(f"{request.prefix.path} ({request.place})", *shown_size(request.prefix.path), self.clip))
-        _tell_of(cuts)
+                height, width = display_size(request.prefix.path)
+                name = f"{request.prefix.path} ({request.location}), which has {height} x {width} pixels"
+                cropped[name] = cropped_fraction(height, width, (self.clip.height, self.clip.width))
+        self._log_cropping(cropped)
 
-    def predict_dataloader(self) -> _Share:
-        """Batches of ``Requests``; rank ``r`` of ``n`` takes the batches ``r, r + n, ...``."""
+    def predict_dataloader(self) -> RankBatches:
+        """Return batches of ``Requests``; rank ``r`` of ``n`` takes the batches ``r, r + n, ...``."""
         keepers = [callback for callback in getattr(self.trainer, "callbacks", ()) if isinstance(callback, KeepsClips)]
-        missing = [one for one in self.requests if not any(keeper.has_clip(one.name, self._asked(one)) for keeper in keepers)]
+        missing = [one for one in self.requests if not any(keeper.has_clip(one.name, self._settings(one)) for keeper in keepers)]
         if len(missing) < len(self.requests):
-            rank_zero_info(f"{len(self.requests) - len(missing)} of {len(self.requests)} clips are there already and are kept")
+            rank_zero_info(f"{len(self.requests) - len(missing)} of {len(self.requests)} clips exist already and are kept")
         groups: dict[tuple[int, int], list[Request]] = {}
         for request in missing:
             groups.setdefault((request.frames, request.prefix_frames), []).append(request)
         size = self.batch_size
         batches = [group[first : first + size] for group in groups.values() for first in range(0, len(group), size)]
-        return _Share(batches, self._load)
+        return RankBatches(batches, self._load)
 
     def _load(self, batch: list[Request]) -> Requests:
         requests = Requests(
@@ -78,7 +81,7 @@ class RequestedClips(LightningDataModule, ABC):
             then=[list(request.then) for request in batch],
             seed=[request.seed for request in batch],
             name=[request.name for request in batch],
-            asked=[self._asked(request) for request in batch],
+            asked=[self._settings(request) for request in batch],
             frames=batch[0].frames,
             height=self.clip.height,
             width=self.clip.width,
@@ -88,9 +91,9 @@ class RequestedClips(LightningDataModule, ABC):
             requests["prefix"] = torch.stack([self._read_prefix(request) for request in batch])
         return requests
 
-    def _asked(self, request: Request) -> dict[str, Any]:
-        """All that decides what a clip becomes, besides the model and how that samples."""
-        asked = {
+    def _settings(self, request: Request) -> dict[str, Any]:
+        """Return all settings that determine a clip, except the model and its sampling settings."""
+        settings = {
             "condition": request.condition,
             "seed": request.seed,
             "frames": request.frames,
@@ -100,62 +103,45 @@ class RequestedClips(LightningDataModule, ABC):
             "prefix_frames": request.prefix_frames,
         }
         if request.then:
-            asked["then"] = [list(change) for change in request.then]
+            settings["then"] = [list(change) for change in request.then]
         if request.prefix is not None:
-            asked |= {"prefix": str(request.prefix.path), "prefix_sha256": self._prefixes[request.prefix]}
-        return asked
+            settings |= {"prefix": str(request.prefix.path), "prefix_sha256": self._prefixes[request.prefix]}
+        return settings
 
     def _read_prefix(self, request: Request) -> Tensor:
-        """``(3, P, H, W)`` uint8."""
+        """Read a prefix as ``(3, P, H, W)`` uint8."""
         assert request.prefix is not None
         clip = replace(self.clip, frames=request.prefix.frames)
         try:
-            return read_clip(request.prefix.path, clip, _second(request.prefix, clip))
+            return read_clip(request.prefix.path, clip, _start_seconds(request.prefix, clip))
         except UnreadableVideo as error:
-            raise ValueError(f"{request.place}: {error}") from error
+            raise ValueError(f"{request.location}: {error}") from error
+
+    def _log_cropping(self, cropped: dict[str, float]) -> None:
+        """Log how many prefixes have another aspect ratio, and the one that loses the largest fraction of its area."""
+        changed = {name: fraction for name, fraction in cropped.items() if round(fraction * 100) > 0}
+        if changed:
+            name, fraction = max(changed.items(), key=lambda item: item[1])
+            rank_zero_info(
+                f"{len(changed)} of {len(cropped)} prefixes have another aspect ratio than clips of {self.clip.height} x "
+                f"{self.clip.width} pixels; they are scaled to cover the clip and cropped in the middle, most of all {name} and loses "
+                f"{fraction:.0%} of its image"
+            )
 
 
-def _second(prefix: Prefix, clip: Clip) -> float:
-    """When the first frame of a prefix is shown."""
+def _start_seconds(prefix: Prefix, clip: Clip) -> float:
+    """Return the time of a prefix's first frame."""
     if prefix.start != "last":
         return prefix.start
-    if is_picture(prefix.path):
+    if is_image(prefix.path):
         return 0.0
     about = probe(prefix.path)
     last = about.seconds - 1 / about.fps if about.fps else about.seconds
     return max(0.0, last - (clip.frames - 1) / clip.fps)
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """How a prefix of ``height x width`` pixels becomes one of the clip's."""
-
-    name: str
-    height: int
-    width: int
-    clip: Clip
-
-    @property
-    def lost(self) -> float:
-        """Share of the picture that is cut off."""
-        ratios = self.height / self.width, self.clip.height / self.clip.width
-        return 1 - min(ratios) / max(ratios)
-
-
-def _tell_of(cuts: list[_Cut]) -> None:
-    """Say how much of prefixes of another shape is not used."""
-    cut = [one for one in cuts if round(one.lost * 100) > 0]
-    if cut:
-        worst = max(cut, key=lambda one: one.lost)
-        rank_zero_info(
-            f"{len(cut)} of {len(cuts)} prefixes have another shape than clips of {worst.clip.height} x {worst.clip.width} pixels; they "
-            f"are scaled to cover them and cut in the middle, most of all {worst.name}, which has "
-            f"{worst.height} x {worst.width} pixels and loses {worst.lost:.0%} of its picture"
-        )
-
-
-class _Share:
-    """The batches of this process. No ``DataLoader``, as Lightning would share that out once more."""
+class RankBatches:
+    """Batches of this process. Not a ``DataLoader``, which Lightning would distribute a second time."""
 
     def __init__(self, batches: list[list[Request]], load: Callable[[list[Request]], Requests]) -> None:
         self._batches, self._load = batches, load

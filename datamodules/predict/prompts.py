@@ -1,4 +1,4 @@
-"""What ``predict`` generates for a user's prompts."""
+"""Clips to generate for a user's prompts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class Prompts(RequestedClips):
     """Clips to generate with ``predict``.
 
     Lines of a .txt file are conditions. Lines of a .jsonl file are ``{"condition": "a text or a class name"}`` with any of "seed",
-    "frames", "name", "prefix" (a video or picture to continue from, relative to the file), "prefix_frames", "prefix_start", which overrule
+    "frames", "name", "prefix" (a video or image to continue, relative to the file), "prefix_frames" and "prefix_start", which override
     the arguments below, and "then" (``[[4.0, "another"], [8.0, "a third"]]``: conditions that replace the first one at these seconds). A
-    .csv file has a column for each of these but "then"; its first line names them, and empty cells say nothing. Clips with equal numbers of
-    frames and of prefix frames share batches. After ``setup``, ``requests`` lists all clips.
+    .csv file has a column for each of these except "then"; its first line names them, and empty cells count as missing. Clips with equal
+    numbers of frames and of prefix frames share batches. After ``setup``, ``requests`` lists all clips.
 
     Args:
         prompts: Path of a .txt, .csv or .jsonl file, or a list of conditions.
-        clip: What a clip measures. Prefixes are read at its size and rate.
+        clip: Size of a clip. Prefixes are read at its size and rate.
         batch_size: Clips per process and step.
-        seed: Clip ``n`` gets seed ``seed + n``. A prompt with a seed of its own counts on from that over its samples.
+        seed: Clip ``n`` gets seed ``seed + n``. The samples of a prompt with its own seed count on from that.
         samples: Clips per prompt.
-        prefix: Video or picture from which every clip starts.
+        prefix: Video or image that every clip continues.
         prefix_frames: Number of frames to take from a prefix.
-        prefix_start: Second of a prefix at which these frames begin; "last" for its last ones, to go on where it ends.
+        prefix_start: Time in seconds at which these frames begin; "last" for the last ones, to continue from the end.
 
     Raises:
         ValueError: If a number is too small.
@@ -45,7 +45,7 @@ class Prompts(RequestedClips):
         super().__init__(clip, batch_size)
         if min(samples, prefix_frames) < 1 or seed < 0:
             numbers = f"samples {samples}, prefix_frames {prefix_frames} and seed {seed}"
-            raise ValueError(f"samples and prefix_frames must be at least 1 and seed 0, got {numbers}")
+            raise ValueError(f"samples and prefix_frames must be at least 1 and seed at least 0, got {numbers}")
         start = checked_start(prefix_start, "prefix_start")
         self.prompts = prompts
         self.defaults = Defaults(clip.frames, seed, samples, prefix, prefix_frames, start, clip.fps)

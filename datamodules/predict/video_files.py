@@ -1,4 +1,4 @@
-"""Whole video files, piece by piece: of any length, at their own size and rate."""
+"""Whole video files in chunks, of any length, at their own size and frame rate."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from modules.batch import FileChunk
 logger = logging.getLogger(__name__)
 
 
-# Seconds by which a header may promise more than there is: sound often lasts a little longer than the pictures.
+# Seconds by which the duration in the header may exceed the frames: audio often lasts a little longer.
 TOLERANCE = 1.0
 
 
 class Source(NamedTuple):
-    """A video file, the stem of what is made of it, and its mean number of frames per second."""
+    """A video file, the stem of its output files, and its mean frame rate."""
 
     file: str
     name: str
@@ -35,15 +35,14 @@ class Source(NamedTuple):
 
 
 class VideoFiles(LightningDataModule):
-    """Video files for ``predict``, each as a row of chunks of frames that follow each other without a gap.
+    """Video files for ``predict``, each as consecutive chunks of frames.
 
-    Files are read one after the other and never held whole. Frames come at the file's mean rate; where its own frames come at irregular
-    times, the nearest is taken. With several processes each reads files of its own. A file that turns out damaged after its beginning
-    ends there, with a warning.
+    Files are streamed one after the other. Frames come at the mean rate of the file; where its own are irregular, the nearest is taken.
+    Files are distributed over the processes. A file that is damaged after its beginning ends there, with a warning.
 
     Args:
-        files: Paths of videos, and of folders, which stand for the videos directly in them, by name. A picture is a video of one frame.
-        chunk_frames: Frames to read at once; the last chunk of a file may have fewer.
+        files: Paths of videos, and of folders, which stand for the videos directly inside them, by name. An image is a video of one frame.
+        chunk_frames: Frames per chunk; the last chunk of a file may have fewer.
 
     Raises:
         ValueError: If there are no ``files`` or ``chunk_frames`` is below 1.
@@ -58,26 +57,26 @@ class VideoFiles(LightningDataModule):
         self.files, self.chunk_frames = files, chunk_frames
 
     def setup(self, stage: str) -> None:
-        """Looks at the first frame of every file.
+        """Decode the first frame of every file.
 
         Raises:
             UnreadableVideo: If a file is missing or gives no frame.
-            ValueError: If a folder holds no video, or the files are to be used for anything but ``predict``.
+            ValueError: If a folder holds no video, or ``stage`` is not "predict".
         """
         if stage != "predict":
-            raise ValueError("VideoFiles is for predict alone; fit, validate and test need clips, like those of VideoFolder")
+            raise ValueError("VideoFiles supports only predict; fit, validate and test need clips, such as those of VideoFolder")
         paths = list(dict.fromkeys(path for file in self.files for path in videos_of(file)))
-        self._sources = list(map(look_at, paths, unique_names(paths)))
+        self._sources = list(map(open_source, paths, unique_names(paths)))
 
-    def predict_dataloader(self) -> _Share:
-        """Chunks of all files; rank ``r`` of ``n`` reads the files ``r, r + n, ...``."""
-        return _Share(self._sources, self.chunk_frames)
+    def predict_dataloader(self) -> _ChunkLoader:
+        """Return the chunks of all files; rank ``r`` of ``n`` reads the files ``r, r + n, ...``."""
+        return _ChunkLoader(self._sources, self.chunk_frames)
 
 
-class _Share:
-    """The chunks of the files of this process.
+class _ChunkLoader:
+    """Chunks of the files of this process.
 
-    It has no length: Lightning would stop there, and what headers say about the number of frames may be too little.
+    It has no length: Lightning would stop there, and the number of frames in a header can be too small.
     """
 
     def __init__(self, sources: list[Source], chunk_frames: int) -> None:
@@ -90,10 +89,10 @@ class _Share:
 
 
 def videos_of(file: str) -> list[str]:
-    """A path itself, or the videos in a folder.
+    """Return a path, or the videos in a folder.
 
     Raises:
-        ValueError: If there are none in it.
+        ValueError: If the folder has none.
     """
     path = os.path.expanduser(file)
     if not os.path.isdir(path):
@@ -105,7 +104,7 @@ def videos_of(file: str) -> list[str]:
 
 
 def unique_names(paths: list[str]) -> list[str]:
-    """The stem of every path, numbered where an earlier one has it; upper and lower case count as the same, as for some discs."""
+    """Return the stem of every path, numbered if an earlier one has it; case is ignored, as some file systems do."""
     names: dict[str, str] = {}
     for path in paths:
         name, number = Path(path).stem, 1
@@ -116,22 +115,23 @@ def unique_names(paths: list[str]) -> list[str]:
     return list(names.values())
 
 
-def look_at(file: str, name: str) -> Source:
-    """Opens a file and decodes its first frame.
+def open_source(file: str, name: str) -> Source:
+    """Open a file and decode its first frame.
 
     Raises:
         UnreadableVideo: If that fails.
     """
-    with opened(file) as (container, stream):
+    with opened(file) as video:
+        stream = video.stream
         rate = stream.average_rate or stream.guessed_rate
         if not rate:
             raise DecodeError("its frame rate is unknown")
-        pixels_of(next(at_rate(container, stream, float(rate))))
+        pixels_of(next(at_rate(video, float(rate))))
         return Source(file, name, float(rate))
 
 
 def file_chunks(source: Source, chunk_frames: int) -> Iterator[FileChunk]:
-    """All frames of a file, ``chunk_frames`` at a time; one frame is read ahead, to know which chunk is the last."""
+    """Yield all frames of a file, ``chunk_frames`` at a time; one frame is read ahead to detect the last chunk."""
     frames, first = _until_damage(source), True
     ahead = next(frames, None)
     while ahead is not None:
@@ -144,7 +144,7 @@ def file_chunks(source: Source, chunk_frames: int) -> Iterator[FileChunk]:
 
 
 def _until_damage(source: Source) -> Iterator[Tensor]:
-    """The frames of a file up to the first that cannot be read, which is logged."""
+    """Yield the frames of a file up to the first unreadable one, which is logged."""
     count = 0
     try:
         for pixels in _frames(source):
@@ -155,14 +155,15 @@ def _until_damage(source: Source) -> Iterator[Tensor]:
 
 
 def _frames(source: Source) -> Iterator[Tensor]:
-    """Each frame of a file as ``(3, h, w)`` uint8.
+    """Yield every frame of a file as ``(3, h, w)`` uint8.
 
     Raises:
-        UnreadableVideo: If the file is damaged, its frames change their size, or they end long before its header says.
+        UnreadableVideo: If the file is damaged, its frames change size, or they end long before the duration in its header.
     """
-    with opened(source.file) as (container, stream):
+    with opened(source.file) as video:
+        container, stream, _ = video
         size, end = None, 0.0
-        for number, frame in enumerate(at_rate(container, stream, source.fps)):
+        for number, frame in enumerate(at_rate(video, source.fps)):
             pixels = pixels_of(frame)
             found, end = f"{pixels.shape[2]} x {pixels.shape[1]}", (number + 1) / source.fps
             if size not in (None, found):
@@ -172,4 +173,4 @@ def _frames(source: Source) -> Iterator[Tensor]:
         lengths = [(stream.duration or 0) * float(stream.time_base or 0), (container.duration or 0) / av.time_base]
         promised = min(filter(None, lengths), default=0.0)
         if promised > end + TOLERANCE:
-            raise DecodeError(f"its frames end at {end:.3f} s, although its header says {promised:.3f} s")
+            raise DecodeError(f"its frames end at {end:.3f} s, although its header promises {promised:.3f} s")

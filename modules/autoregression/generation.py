@@ -1,10 +1,11 @@
-"""From a condition to a video of any length, whole or while it is being made (paper, inference)."""
+"""Generation of videos of any length from a condition, whole or streamed (paper, inference)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,28 +13,29 @@ from torch import Tensor
 from modules.autoregression.long_video import LongVideoStrategy
 from modules.autoregression.sampler import Sampler, SamplingRun
 from modules.geometry import Clip
-from modules.tokenizer import VideoTokenizer, fast_convolutions
-from modules.tokenizer.detokenizer import MISSING
+from modules.tokenizer import VideoTokenizer, winograd_convolutions
+from modules.tokenizer.detokenizer import NO_ENCODER
 from modules.tokenizer.streaming import DecoderState
 from modules.transformer import VideoARTransformer
 
-# From which video frame on another condition holds, and its ids (B, P).
-Change = tuple[int, Tensor]
 
-# A condition that replaces the one before, and the second at which it does.
-Shot = tuple[float, str]
+class ConditionChange(NamedTuple):
+    """Condition ids ``(B, P)`` that hold from video frame ``frame`` on."""
+
+    frame: int
+    ids: Tensor
 
 
-def in_step(first: Sequence[str], later: Sequence[Sequence[Shot]], fps: float) -> list[tuple[int, list[str]]]:
-    """Conditions that change at times of their own, clip by clip, as changes of all clips at once.
+def merge_condition_changes(first: Sequence[str], later: Sequence[Sequence[tuple[float, str]]], fps: float) -> list[tuple[int, list[str]]]:
+    """Merge per-clip condition changes into changes of the whole batch.
 
     Args:
-        first: The condition with which every clip begins.
-        later: Every clip's changes, in order.
+        first: Initial condition of every clip.
+        later: ``(second, condition)`` changes of every clip, in order.
         fps: Video frames per second.
 
     Returns:
-        At every video frame where a clip changes, what holds for each clip from there on.
+        Video frames at which any clip changes, each with the conditions of all clips from there on.
     """
     frames = [[(round(second * fps), condition) for second, condition in changes] for changes in later]
     moments = sorted({frame for changes in frames for frame, _ in changes})
@@ -43,7 +45,7 @@ def in_step(first: Sequence[str], later: Sequence[Sequence[Shot]], fps: float) -
 
 @dataclass(frozen=True)
 class Generation:
-    """Everything that makes a video from a condition.
+    """Video generator: tokenizer, transformer, sampler and long-video strategy.
 
     Attributes:
         tokenizer: Bits to pixels and back.
@@ -67,13 +69,13 @@ class Generation:
 
     def check_encoder(self, frames: int, given: bool = False) -> None:
         """Raises ``ValueError`` if a video of so many frames, or behind ``given`` ones, needs an encoder that the tokenizer lacks."""
-        if not self.tokenizer.encodes and (given or self.long_video.encodes(frames)):
+        if not self.tokenizer.has_encoder and (given or self.long_video.encodes(frames)):
             what = "a video that continues given frames" if given else f"a video of {frames} frames, longer than model.long_video.window,"
-            raise ValueError(f"{what} needs the tokenizer's encoder, {MISSING}")
+            raise ValueError(f"{what} needs the tokenizer's encoder, {NO_ENCODER}")
 
     @torch.no_grad()
     def __call__(
-        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None = None, changes: Sequence[Change] = ()
+        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None = None, changes: Sequence[ConditionChange] = ()
     ) -> Tensor:
         """Make one video per row of ``ids``.
 
@@ -95,13 +97,13 @@ class Generation:
         if given >= clip.frames:
             raise ValueError(f"a prefix of {given} frames leaves nothing of {clip.frames} frames to generate")
         # Decoded a window at a time: whole windows take less time than their latent frames one by one.
-        roll = self._roll(ids, clip, seeds, prefix, changes, together=self.tokenizer.latent_frames(self.long_video.window))
-        pieces = list(self.long_video.frames(roll, prefix, clip.frames - given))
+        rollout = self._rollout(ids, clip, seeds, prefix, changes, together=self.tokenizer.latent_frames(self.long_video.window))
+        pieces = list(self.long_video.frames(rollout, prefix, clip.frames - given))
         return torch.cat(pieces if prefix is None else [prefix, *pieces], dim=2)
 
     @torch.no_grad()
     def stream(
-        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None = None, changes: Sequence[Change] = ()
+        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None = None, changes: Sequence[ConditionChange] = ()
     ) -> Iterator[Tensor]:
         """The frames of a video without an end, each piece as soon as its latent frame is decoded.
 
@@ -112,31 +114,33 @@ class Generation:
             ``(B, 3, n, height, width)``: one frame at the very start, then as many as share a latent frame.
         """
         self.tokenizer.layout(Clip(1, clip.height, clip.width))
-        yield from self.long_video.frames(self._roll(ids, clip, seeds, prefix, changes, together=1), prefix, None)
+        yield from self.long_video.frames(self._rollout(ids, clip, seeds, prefix, changes, together=1), prefix, None)
 
-    def _roll(
-        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None, changes: Sequence[Change], together: int
-    ) -> _Roll:
+    def _rollout(
+        self, ids: Tensor, clip: Clip, seeds: Sequence[int], prefix: Tensor | None, changes: Sequence[ConditionChange], together: int
+    ) -> _WindowRollout:
         if prefix is not None:
             self.tokenizer.latent_frames(prefix.shape[2], "a prefix")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         upcoming = 0 if prefix is None else prefix.shape[2]
-        return _Roll(self, sorted([(0, ids), *changes], key=lambda change: change[0]), clip, generators, together, upcoming)
+        return _WindowRollout(
+            self, sorted([ConditionChange(0, ids), *changes], key=lambda change: change.frame), clip, generators, together, upcoming
+        )
 
 
 @dataclass
-class _Roll:
-    """A video in the making, of which ``upcoming`` is the next video frame."""
+class _WindowRollout:
+    """Generates the windows of one video; ``upcoming`` is the index of the next video frame."""
 
     make: Generation
-    conditions: list[Change]
+    conditions: list[ConditionChange]
     clip: Clip
     generators: list[torch.Generator]
     together: int
     upcoming: int
 
     def __call__(self, given: Tensor | None, most: int | None) -> Iterator[Tensor]:
-        """See :data:`modules.autoregression.long_video.Roll`."""
+        """See :data:`modules.autoregression.long_video.WindowRollout`."""
         tokenizer, current_ids = self.make.tokenizer, self._ids()
         before = 0 if given is None else given.shape[2]
         end = None if most is None else before + most
@@ -160,15 +164,15 @@ class _Roll:
                 return
 
     def _begin(self, ids: Tensor, end: int | None) -> SamplingRun:
-        """A run of a window, or of fewer frames if no more are wanted, over which guidance then goes from its start to its end."""
+        """Start sampling a window, shortened to ``end`` frames; guidance spans its length."""
         frames = min(self.make.long_video.window, end or self.make.long_video.window)
         layout = self.make.tokenizer.layout(Clip(frames, self.clip.height, self.clip.width))
         return SamplingRun(self.make.sampler, self.make.transformer, ids, layout, self.generators, self.make.long_video.sink)
 
     def _decode(self, latents: list[Tensor], state: DecoderState | None) -> tuple[Tensor, DecoderState]:
-        with fast_convolutions():
+        with winograd_convolutions():
             return self.make.tokenizer.decode_chunk(torch.stack(latents, dim=2), state)
 
     def _ids(self) -> Tensor:
-        """Condition of the next frame."""
-        return next(ids for first, ids in reversed(self.conditions) if first <= self.upcoming)
+        """Return the condition ids of the next frame."""
+        return next(change.ids for change in reversed(self.conditions) if change.frame <= self.upcoming)

@@ -1,4 +1,4 @@
-"""How videos grow beyond the trained length: by encoding their last frames again (the paper), or by keeping their tokens (our addition)."""
+"""Strategies for videos beyond the trained length: re-encoding (the paper) and a sliding KV cache (our addition)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-# Called with given frames (B, 3, h, H, W), or None, and how many to make after them, None for no end; returns the new frames in pieces.
-Roll = Callable[[Tensor | None, int | None], Iterator[Tensor]]
+# Maps given frames (B, 3, h, H, W) or None, and the number of frames to generate (None: unlimited), to chunks of new frames.
+WindowRollout = Callable[[Tensor | None, int | None], Iterator[Tensor]]
 
 
 class LongVideoStrategy(ABC):
-    """Makes a video of any length out of windows that the model was trained on.
+    """Strategy that extends videos beyond the trained length.
 
     Args:
         window: Video frames of one window, the longest clip the model was trained on.
-        sink: Whether the first latent frame stays visible for ever.
+        sink: Keep the first latent frame visible permanently.
     """
 
     def __init__(self, window: int, sink: bool) -> None:
         self.window, self.sink = window, sink
 
     @abstractmethod
-    def frames(self, roll: Roll, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
-        """New frames behind the given ones, piece by piece: ``count`` of them, or without an end."""
+    def frames(self, rollout: WindowRollout, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
+        """Yield chunks of new frames after the given ones: ``count`` frames, or without end for None."""
 
     def encodes(self, frames: int) -> bool:
-        """Whether to make so many frames, some of them have to be encoded again."""
+        """Return True if generating this many frames needs the tokenizer's encoder."""
         return False
 
     def settings(self) -> dict[str, str | int | bool]:
@@ -44,7 +44,7 @@ class ReEncoding(LongVideoStrategy):
         overlap: Video frames carried over from one window to the next.
 
     Raises:
-        ValueError: If nothing new would fit into a window.
+        ValueError: If ``overlap`` is not between 1 and ``window - 1``.
     """
 
     def __init__(self, window: int = 17, overlap: int = 9) -> None:
@@ -56,14 +56,14 @@ class ReEncoding(LongVideoStrategy):
     def encodes(self, frames: int) -> bool:
         return frames > self.window
 
-    def frames(self, roll: Roll, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
+    def frames(self, rollout: WindowRollout, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
         if given is not None and given.shape[2] >= self.window:
             given = given[:, :, -self.overlap :]
         made = 0
         while count is None or made < count:
-            room = self.window - (0 if given is None else given.shape[2])
+            free = self.window - (0 if given is None else given.shape[2])
             pieces = [] if given is None else [given]
-            for piece in roll(given, room if count is None else min(room, count - made)):
+            for piece in rollout(given, free if count is None else min(free, count - made)):
                 pieces.append(piece)
                 made += piece.shape[2]
                 yield piece
@@ -81,5 +81,5 @@ class KVCacheWindow(LongVideoStrategy):
     def __init__(self, window: int = 17, sink: bool = False) -> None:
         super().__init__(window, sink)
 
-    def frames(self, roll: Roll, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
-        return roll(given, count)
+    def frames(self, rollout: WindowRollout, given: Tensor | None, count: int | None) -> Iterator[Tensor]:
+        return rollout(given, count)

@@ -1,4 +1,4 @@
-"""Training on the model's own samples, so that it meets the errors it makes itself (listed as future work in the paper; our design)."""
+"""Training on sampled context frames, which exposes the model to its own errors (future work in the paper; our design)."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ UNGUIDED = Guidance(1.0, 1.0, 1.0, 1.0)
 
 
 class Rollout:
-    """In a fraction of the steps the model is shown its own samples of a few latent frames in place of flipped true bits.
+    """Replaces flipped true bits by sampled bits of a few latent frames, in a fraction of the training steps.
 
-    Such a step takes the true bits of the first latent frames, at least one, samples the next ``frames`` ones after them, and shows the
-    true bits again after these. Targets are corrected as under flips: at every scale of a sampled frame they are what the true latent has
-    and the samples so far have not, and the frames after it are the true ones. So the model learns the way back from its own errors. The
-    other steps are corrupted as usual. Clips of one latent frame have nothing to roll out.
+    Such a step keeps the true bits of the first latent frames (at least one), samples the next ``frames`` frames, and uses true bits for
+    the rest. Targets are corrected as for flipped bits: the target of each scale is the quantised residual of the true latent with respect
+    to the context so far, so the model learns to recover from its own errors. All other steps use bit corruption, as do clips of a single
+    latent frame.
 
-    A step that samples costs the forward passes of the given and sampled frames more. Which steps do is a function of their number alone:
-    all processes do it at once, and a resumed run goes on as it would have.
+    A sampling step additionally costs the forward passes of the given and sampled frames. The step number alone decides which steps
+    sample, so all processes agree and a resumed run continues identically.
 
     Args:
-        fraction: Share of the training steps that sample, 0 to 1.
-        frames: Latent frames to sample, fewer where the clip ends.
-        sampler: How bits are drawn; without guidance and at temperature 1 if not given.
+        fraction: Fraction of training steps that sample, 0 to 1.
+        frames: Number of latent frames to sample, truncated at the end of the clip.
+        sampler: Bit sampler; no guidance and temperature 1 by default.
 
     Raises:
-        ValueError: If the fraction is outside [0, 1] or no frame is to be sampled.
+        ValueError: If ``fraction`` is outside [0, 1] or ``frames`` is below 1.
     """
 
     def __init__(self, fraction: float = 0.25, frames: int = 2, sampler: Sampler | None = None) -> None:
@@ -46,41 +46,41 @@ class Rollout:
         self.sampler = sampler or Sampler(UNGUIDED)
 
     def due(self, step: int) -> bool:
-        """Whether optimizer step ``step`` samples: the steps are spread evenly."""
+        """Return True if optimizer step ``step`` samples; sampling steps are evenly spaced."""
         return math.floor((step + 1) * self.fraction) > math.floor(step * self.fraction)
 
-    def begin(self, transformer: VideoARTransformer, ids: Tensor, layout: Layout) -> OwnSamples:
-        """Choose at random where the samples begin in clips of this layout.
+    def context_source(self, transformer: VideoARTransformer, ids: Tensor, layout: Layout) -> SampledContext:
+        """Choose the first sampled frame at random and return the context source of a batch.
 
         Args:
             transformer: The model in training.
             ids: ``(B, P)`` condition ids.
-            layout: Place of every token; at least two latent frames.
+            layout: Layout of the clips; at least two latent frames.
         """
         last = max(1, layout.frames - self.frames - 1)
         first = int(torch.randint(1, last + 1, ()))
         sampled = range(first, min(first + self.frames, layout.frames))
-        return OwnSamples(self.sampler, transformer, ids, sampled)
+        return SampledContext(self.sampler, transformer, ids, sampled)
 
 
-class OwnSamples(NamedTuple):
-    """Shows the model samples of its own in ``frames``, and true bits elsewhere."""
+class SampledContext(NamedTuple):
+    """Sampled context bits in ``frames``, true bits elsewhere."""
 
     sampler: Sampler
     transformer: VideoARTransformer
     ids: Tensor
     frames: range
 
-    def start(self, latent: Tensor, pyramid: Pyramid) -> ContextFn:
-        """Sample; see :class:`modules.autoregression.corruption.ContextSource`."""
+    def prepare(self, latent: Tensor, pyramid: Pyramid) -> ContextFn:
+        """Sample the frames; see :class:`modules.autoregression.corruption.ContextSource`."""
         layout, given = Layout(pyramid, self.frames.stop), latent[:, :, : self.frames.start]
         generators = [torch.Generator().manual_seed(seed) for seed in torch.randint(2**62, (len(latent),)).tolist()]
         made = list(self.sampler.frames(self.transformer, self.ids, layout, generators, given))
 
-        def show(scale: int, bits: Tensor) -> Tensor:
-            shown = bits.unflatten(0, (len(latent), -1)).clone()
+        def context_bits(scale: int, bits: Tensor) -> Tensor:
+            context = bits.unflatten(0, (len(latent), -1)).clone()
             for frame in self.frames:
-                shown[:, frame] = made[frame].bits[scale]
-            return shown.flatten(0, 1)
+                context[:, frame] = made[frame].bits[scale]
+            return context.flatten(0, 1)
 
-        return show
+        return context_bits

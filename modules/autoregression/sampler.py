@@ -12,7 +12,7 @@ from torch import Tensor
 from modules.autoregression.guidance import Guidance, position
 from modules.geometry import Layout
 from modules.tokenizer.bsq import to_bits, to_codes
-from modules.tokenizer.pyramid import coarse_to_fine, down
+from modules.tokenizer.pyramid import coarse_to_fine, downsample
 from modules.transformer import VideoARTransformer
 from modules.transformer.condition import Prompt
 
@@ -133,12 +133,12 @@ class SamplingRun:
         chosen: list[Tensor] = []
 
         def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
-            context = down(before, pyramid.sizes[0], resize) if scale == 0 else context
+            context = downsample(before, pyramid.sizes[0], resize) if scale == 0 else context
             logits = self._logits(scale, context)
             if given is None:
                 chosen.append(self.sampler.draw(logits, self._uniform(logits)))
             else:
-                chosen.append(to_bits(down(given.float() - partial, pyramid.sizes[scale])))
+                chosen.append(to_bits(downsample(given.float() - partial, pyramid.sizes[scale])))
             return to_codes(chosen[-1])
 
         self.complete = coarse_to_fine(pyramid, choose, self.start, resize)

@@ -1,4 +1,4 @@
-"""How much the bits of a tokenizer say."""
+"""Balance and entropy of a tokenizer's bits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-# A bit that is 1 more rarely, or 0 more rarely, than this says nothing.
+# A bit is dead if one of its values is rarer than this.
 DEAD = 0.01
 
 
 class BitUse(Metric):
-    """Balance and entropy of every bit at every scale, over all positions, frames and clips, and what each scale leaves over.
+    """Balance and entropy of each bit at each scale, over positions, frames and clips, and the residual energy after each scale.
 
     Args:
         scales: Number of scales.
@@ -23,41 +23,44 @@ class BitUse(Metric):
     full_state_update = False
     ones: Tensor
     tokens: Tensor
-    left: Tensor
+    residual: Tensor
     clips: Tensor
 
     def __init__(self, scales: int, bits: int) -> None:
         super().__init__()
-        self.add_state("ones", torch.zeros(scales, bits, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("tokens", torch.zeros(scales, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("left", torch.zeros(scales, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("clips", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        for name, shape in {"ones": (scales, bits), "tokens": (scales,), "residual": (scales,), "clips": ()}.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, bits: Sequence[Tensor], left: Tensor) -> None:
-        """Count bits ``(B, t, h_k, w_k, d)``, 0 or 1, of every scale; ``left`` ``(K,)`` is the share of the latent left after each."""
+    def update(self, bits: Sequence[Tensor], residual_energy: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            bits: ``(B, t, h_k, w_k, d)`` of each scale, 0 or 1.
+            residual_energy: ``(K,)`` fraction of the latent's energy that remains after each scale.
+        """
         self.ones += torch.stack([scale.flatten(0, -2).sum(dim=0) for scale in bits])
         self.tokens += self.tokens.new_tensor([scale[..., 0].numel() for scale in bits])
-        self.left += left.double() * len(bits[0])
+        self.residual += residual_energy.double() * len(bits[0])
         self.clips += len(bits[0])
 
     def compute(self) -> dict[str, Tensor]:
-        """Numbers of every scale, and of all.
+        """Values of each scale, and totals.
 
         Returns:
-            For every scale the mean share of ones ``balance``, how far a bit is from it at most ``worst_imbalance``, the mean
-            ``entropy`` in bits (at most 1), the number of ``dead`` bits and what is ``left``; over all ``dead`` and
-            ``effective_per_clip``, the sum of all bits' entropies.
+            For each scale the mean fraction of ones ``balance``, the largest deviation of a bit from 0.5 ``worst_imbalance``, the mean
+            ``entropy`` in bits (at most 1), the number of ``dead`` bits and the residual energy ``left``; over all scales ``dead`` and
+            ``effective_per_clip``, the sum of the entropies of all bits of a clip.
         """
-        share = self.ones / self.tokens[:, None]
-        entropy = torch.special.entr(share) + torch.special.entr(1 - share)
+        fraction = self.ones / self.tokens[:, None]
+        entropy = torch.special.entr(fraction) + torch.special.entr(1 - fraction)
         entropy = entropy / torch.log(entropy.new_tensor(2.0))
-        dead = ((share < DEAD) | (share > 1 - DEAD)).sum(dim=1)
+        dead = ((fraction < DEAD) | (fraction > 1 - DEAD)).sum(dim=1)
         by_scale = {
-            "balance": share.mean(dim=1),
-            "worst_imbalance": (share - 0.5).abs().amax(dim=1),
+            "balance": fraction.mean(dim=1),
+            "worst_imbalance": (fraction - 0.5).abs().amax(dim=1),
             "entropy": entropy.mean(dim=1),
             "dead": dead,
-            "left": self.left / self.clips,
+            "left": self.residual / self.clips,
         }
         result = {f"scale{scale}/{name}": value.float() for name, values in by_scale.items() for scale, value in enumerate(values)}
         effective = (entropy.sum(dim=1) * self.tokens / self.clips).sum()

@@ -1,4 +1,4 @@
-"""How well bits are predicted, beside the trivial guess."""
+"""Accuracy of predicted bits, with a majority baseline."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from modules.geometry import Layout
 
 
 class BitScores(Metric):
-    """Bit accuracy and the accuracy of always guessing each bit's more frequent value, per latent frame and scale.
+    """Bit accuracy, and the accuracy of always predicting each bit's more frequent value, per latent frame and scale.
 
     Args:
-        layout: Place of every token.
+        layout: Layout of the tokens.
         bits: Bits per token ``d``.
     """
 
     full_state_update = False
-    right: Tensor
+    correct: Tensor
     ones: Tensor
     clips: Tensor
 
     def __init__(self, layout: Layout, bits: int) -> None:
         super().__init__()
         self.layout = layout
-        for name in ("right", "ones"):
+        for name in ("correct", "ones"):
             self.add_state(name, torch.zeros(layout.tokens, bits, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("clips", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count ``(B, L, d)`` logits against bool targets."""
-        self.right += ((logits > 0) == targets).sum(dim=0)
+        """Add logits ``(B, L, d)`` and bool targets of the same shape."""
+        self.correct += ((logits > 0) == targets).sum(dim=0)
         self.ones += targets.sum(dim=0)
         self.clips += len(targets)
 
     def compute(self) -> dict[str, Tensor]:
         """``accuracy`` and ``majority``, each ``(t, K)``, and their means over all bits."""
-        share = self.ones / self.clips
-        accuracy, majority = self.right / self.clips, torch.maximum(share, 1 - share)
+        ones = self.ones / self.clips
+        accuracy, majority = self.correct / self.clips, torch.maximum(ones, 1 - ones)
         return {
             "accuracy": self._by_block(accuracy),
             "majority": self._by_block(majority),
@@ -47,9 +47,9 @@ class BitScores(Metric):
         }
 
     def table(self, result: dict[str, Tensor]) -> str:
-        """The result of :meth:`compute` as text: a row per latent frame, a column per scale, the trivial guess in brackets."""
+        """Format the result of :meth:`compute`: a row per latent frame, a column per scale, the majority baseline in brackets."""
         head = [f"{height}x{width}".rjust(15) for height, width in self.layout.pyramid.sizes]
-        lines = ["bit accuracy (in brackets: always the likelier value; a coin: 0.500)", "scale   " + "".join(head)]
+        lines = ["bit accuracy (majority baseline in brackets; chance 0.500)", "scale   " + "".join(head)]
         for frame, rows in enumerate(zip(result["accuracy"], result["majority"], strict=True)):
             cells = [f"{accuracy:.3f} ({majority:.3f})".rjust(15) for accuracy, majority in zip(*rows, strict=True)]
             lines.append(f"frame {frame:2d}" + "".join(cells))

@@ -1,4 +1,4 @@
-"""How close a reconstructed video is to the original, frame by frame."""
+"""PSNR and SSIM of reconstructed video."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 class FrameQuality(MetricCollection):
     """PSNR and SSIM of uint8 videos.
 
-    ``psnr`` is that of the mean squared error over everything; ``psnr_of_frames`` the mean of the PSNR of every frame, which other
-    projects report too: it is higher, and infinite if one frame is perfect. ``ssim`` is the mean over frames.
+    ``psnr`` is computed from the mean squared error over all frames. ``psnr_of_frames`` is the mean of the frames' PSNR, which other
+    projects also report; it is higher, and infinite if one frame is exact. ``ssim`` is the mean over frames.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class FrameQuality(MetricCollection):
         )
 
     def update(self, video: Tensor, original: Tensor) -> None:
-        """Compare ``(B, 3, T, H, W)`` uint8 videos."""
+        """Add videos ``(B, 3, T, H, W)`` uint8 and their originals."""
         super().update(_frames(video), _frames(original))
 
 

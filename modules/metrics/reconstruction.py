@@ -1,4 +1,4 @@
-"""Everything that is measured of a tokenizer, in training, validation and test alike."""
+"""Scores of a tokenizer in training, validation and test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modules.metrics.motion import Motion
 
 
 class ReconstructionScores(nn.Module):
-    """Pictures, motion and bits of reconstructed clips.
+    """Frame quality, motion and bit statistics of reconstructed clips.
 
     Args:
         temporal_factor: Video frames per latent frame.
@@ -24,14 +24,14 @@ class ReconstructionScores(nn.Module):
         self.frames, self.motion, self.bit_use = FrameQuality(), Motion(temporal_factor), BitUse(scales, bits)
 
     @torch.no_grad()
-    def update(self, video: Tensor, original: Tensor, bits: list[Tensor], left: Tensor) -> None:
-        """Add a batch: uint8 videos ``(B, 3, T, H, W)``, the bits of every scale, the share of the latent left after each ``(K,)``."""
+    def update(self, video: Tensor, original: Tensor, bits: list[Tensor], residual_energy: Tensor) -> None:
+        """Add a batch of uint8 videos ``(B, 3, T, H, W)``; ``bits`` and ``residual_energy`` as in :class:`BitUse`."""
         self.frames.update(video, original)
         self.motion.update(video, original)
-        self.bit_use.update(bits, left)
+        self.bit_use.update(bits, residual_energy)
 
     def collect(self) -> dict[str, Tensor]:
-        """All numbers by name, over all processes; starts anew."""
+        """Compute all scores by name over all processes, and reset."""
         bit_use = {f"bits/{name}": value for name, value in self.bit_use.compute().items()}
         result = {**self.frames.compute(), **self.motion.compute(), **bit_use}
         for metric in (self.frames, self.motion, self.bit_use):

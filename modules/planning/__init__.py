@@ -1,4 +1,4 @@
-"""What a training needs, computed before it runs."""
+"""Estimates of the memory, arithmetic and time of a training, computed before it runs."""
 
 from modules.planning.flops import Work, work_of
 from modules.planning.memory import Builder, Memory, memory_of

@@ -1,4 +1,4 @@
-"""How much arithmetic a training step asks for: two operations per multiplication, and three passes' worth for forward and backward."""
+"""FLOPs of a training step: two per multiplication; forward and backward together count as three forward passes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def pairs(sequence: TokenSequence, window: int | None) -> int:
 
 def encoding_operations(tokenizer: VideoTokenizer, clip: Clip) -> int:
     """Of encoding one clip; none where clips come encoded."""
-    if not tokenizer.encodes:
+    if not tokenizer.has_encoder:
         return 0
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tokenizer.encode(torch.empty(1, 3, clip.frames, clip.height, clip.width, device="meta"))

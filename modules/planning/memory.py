@@ -1,4 +1,4 @@
-"""How much memory a training step of the transformer keeps, counted on tensors without content.
+"""Memory of a training step of the transformer, counted on fake tensors.
 
 Counted are weights, gradients, the optimizer's averages, and every tensor that the forward pass keeps for the backward pass. Temporary
 tensors within operations are not. Attention keeps what FlexAttention and the flash kernels keep: no matrix of all pairs, and no mask.

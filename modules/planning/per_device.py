@@ -1,4 +1,4 @@
-"""What each of several devices holds, by strategy, and how long they take."""
+"""Memory per device and time of a training step, by strategy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training step of the tokenizer needs, with its critics and its perceptual loss, counted on tensors without content."""
+"""Memory and arithmetic of a training step of the tokenizer, with discriminators and perceptual loss, counted on fake tensors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def kept(build: Callable[[], TokenizerTraining], clip: Clip, batch: int, bf16: b
             # What the tokenizer's step made is still there, and nothing else of it.
             tree_map_only(Tensor, of_critics.note, [video, *vars(result).values(), *vars(result.quantized).values()])
             with torch.autograd.graph.saved_tensors_hooks(of_critics.note, lambda tensor: tensor):
-                training.adversary.critic_loss(video, result.video)
+                training.adversary.discriminator_loss(video, result.video)
         return [found.bytes, of_critics.bytes]
 
 
@@ -90,6 +90,6 @@ def tokenizer_work_of(training: TokenizerTraining, clip: Clip) -> Work:
         result, loss = training.forward(video)
         loss.backward()
         if training.adversary is not None:
-            training.adversary.critic_loss(video, result.video)["loss"].backward()
+            training.adversary.discriminator_loss(video, result.video)["loss"].backward()
     tokens = training.tokenizer.layout(clip).tokens
     return Work(tokens, tokens, counter.get_total_flops() // 3, attention=0, encoding=0)

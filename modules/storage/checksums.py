@@ -1,10 +1,10 @@
-"""Bytes of tensors and hashes that tell whether a file still holds what was written."""
+"""SHA-256 checksums of tensors, files and caches, and the bytes that they are computed from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,17 +12,27 @@ from torch import Tensor
 
 
 def raw(tensor: Tensor) -> bytes:
-    """The bytes of a tensor on the CPU."""
+    """Return the bytes of a tensor on the CPU."""
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def digest_of(tensor: Tensor) -> bytes:
-    """The SHA-256 of a tensor on the CPU."""
+    """Return the SHA-256 of a tensor on the CPU."""
     return hashlib.sha256(raw(tensor)).digest()
 
 
+def digest(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """Return the SHA-256, in hexadecimal, of names, dtypes, shapes and values, in any order, and of a description of them."""
+    whole = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        value = tensor.detach().cpu().contiguous()
+        whole.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        whole.update(value.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return whole.hexdigest()
+
+
 def seal_of(metadata: dict[str, str], shape: object, index: Sequence[Tensor]) -> bytes:
-    """One hash of a file's metadata, of the shape of its content (as JSON), and of the tensors that have the hashes of the content."""
+    """Return one checksum of a cache: of its metadata, the shape of its content (as JSON), and the tensors that hold its checksums."""
     seal = hashlib.sha256(json.dumps([sorted(metadata.items()), shape, [len(tensor) for tensor in index]]).encode())
     for tensor in index:
         seal.update(raw(tensor))
@@ -30,7 +40,7 @@ def seal_of(metadata: dict[str, str], shape: object, index: Sequence[Tensor]) ->
 
 
 def file_hash(path: str | Path) -> str:
-    """The SHA-256 of a file.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -42,10 +52,10 @@ def file_hash(path: str | Path) -> str:
 
 
 def source_hash(source: str | Path | None) -> str | None:
-    """The SHA-256 of a file of weights, the same wherever the file lies; None if they are not of one file."""
+    """Return the SHA-256 of a file of weights, and None for weights that do not come from one file."""
     return file_hash(source) if source is not None and Path(source).is_file() else None
 
 
 def text_tensor(text: str) -> Tensor:
-    """A text as a tensor of bytes, for a file that holds tensors only."""
+    """Return a text as a ``uint8`` tensor, for files that hold tensors only."""
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)

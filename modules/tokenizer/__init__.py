@@ -1,4 +1,4 @@
-"""Video to bits and back (paper 4.1)."""
+"""Video tokenizer (paper 4.1)."""
 
 from modules.tokenizer.detokenizer import Detokenizer
 from modules.tokenizer.losses.adversarial import AdversarialLoss
@@ -8,7 +8,7 @@ from modules.tokenizer.quantizer import Quantized
 from modules.tokenizer.reconstruction import StreamedReconstruction
 from modules.tokenizer.streaming import DecoderState, EncoderState
 from modules.tokenizer.tokenizer import Reconstruction, VideoTokenizer
-from modules.tokenizer.winograd.conv import fast_convolutions
+from modules.tokenizer.winograd.conv import winograd_convolutions
 
 __all__ = [
     "AdversarialLoss",
@@ -21,5 +21,5 @@ __all__ = [
     "StreamedReconstruction",
     "TokenizerLoss",
     "VideoTokenizer",
-    "fast_convolutions",
+    "winograd_convolutions",
 ]

@@ -1,4 +1,4 @@
-"""The numbers that define a tokenizer, and everything that follows from them."""
+"""Architecture of a tokenizer and the sizes derived from it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape of encoder and decoder, which mirror each other.
+    """Hyperparameters of encoder and decoder, which mirror each other.
 
     Args:
         bits: Bits per token, the latent channels ``d``.
         channels: Channels at the finest level.
-        multipliers: Channels of every level, as multiples of ``channels``, finest first. Each level but the last halves the picture.
+        multipliers: Channels of each level as multiples of ``channels``, finest first. Each level but the last halves height and width.
         blocks: Residual blocks per encoder level; the decoder has one more.
-        temporal_factor: Video frames per latent frame. 1 is an image tokenizer: every kernel has one temporal slice.
-        patch: Pixels folded into channels before the first convolution; 1 is the published network.
-        groups: Norm groups; 0 takes the published rule, 32 or else 24.
+        temporal_factor: Video frames per latent frame. 1 is an image tokenizer: all kernels have one temporal slice.
+        patch: Side of the pixel patches that are folded into channels before the first convolution; 1 is the published network.
+        groups: Groups of the group norms; 0 takes the published rule, 32 or else 24.
 
     Raises:
-        ValueError: For a temporal factor that is no power of two or needs more levels than there are.
+        ValueError: If the temporal factor is not a power of two or needs more levels than there are.
     """
 
     bits: int
@@ -36,9 +36,9 @@ class Architecture:
                 raise ValueError(f"tokenizer {name} must be at least 1, got {getattr(self, name)}")
         if self.temporal_factor & (self.temporal_factor - 1):
             raise ValueError(f"temporal_factor must be a power of two, got {self.temporal_factor}")
-        if self.temporal_halvings > self.levels - 1:
+        if self.temporal_downsamplings > self.levels - 1:
             raise ValueError(
-                f"temporal_factor {self.temporal_factor} needs {self.temporal_halvings} down-samplings, "
+                f"temporal_factor {self.temporal_factor} needs {self.temporal_downsamplings} downsamplings, "
                 f"multipliers {self.multipliers} give {self.levels - 1}"
             )
 
@@ -48,11 +48,11 @@ class Architecture:
 
     @property
     def widths(self) -> list[int]:
-        """Channels of every level, finest first."""
+        """Channels of each level, finest first."""
         return [self.channels * multiplier for multiplier in self.multipliers]
 
     @property
-    def temporal_halvings(self) -> int:
+    def temporal_downsamplings(self) -> int:
         return self.temporal_factor.bit_length() - 1
 
     @property
@@ -68,6 +68,6 @@ class Architecture:
     def pixel_channels(self) -> int:
         return 3 * self.patch**2
 
-    def halves_time(self, level: int) -> bool:
-        """Whether the change between ``level`` and ``level + 1`` also halves time: the deepest changes do."""
-        return level >= self.levels - 1 - self.temporal_halvings
+    def downsamples_time(self, level: int) -> bool:
+        """Whether the downsampling from ``level`` to ``level + 1`` also halves time; the deepest ones do."""
+        return level >= self.levels - 1 - self.temporal_downsamplings

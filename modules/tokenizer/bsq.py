@@ -1,4 +1,4 @@
-"""Binary spherical quantisation: sign bits, unit codes, and the losses that keep both healthy (paper 4.1)."""
+"""Binary spherical quantisation: sign bits, codes of unit length, commitment and entropy losses (paper 4.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INVERSE_TEMPERATURE = 100.0
 
 
 def to_bits(values: Tensor) -> Tensor:
-    """Sign bits of ``values``: bool, an exact zero is 0."""
+    """Sign bits of ``values``, bool; zero gives 0."""
     return values > 0
 
 
@@ -21,13 +21,13 @@ def to_codes(bits: Tensor, dim: int = 1) -> Tensor:
 
 
 def straight_through(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantise with a gradient.
+    """Quantise with a straight-through gradient.
 
     Args:
         values: ``(B, d, h, w)`` residuals.
 
     Returns:
-        The residuals on the unit sphere, and their codes, whose gradient is that of the former.
+        Residuals normalised to the unit sphere, and their codes, whose gradient is passed to the former.
     """
     sphere = F.normalize(values, dim=1)
     codes = to_codes(to_bits(sphere))
@@ -35,20 +35,20 @@ def straight_through(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def commitment(sphere: Tensor, codes: Tensor) -> Tensor:
-    """Mean squared distance of normalised residuals from their codes; pulls the encoder to the corners."""
+    """Mean squared distance of normalised residuals from their codes."""
     return F.mse_loss(sphere, codes.detach())
 
 
 def entropy_penalty(sphere: Tensor) -> Tensor:
-    """Entropy of a bit for a given input, less its entropy over the batch: certain bits, evenly used.
+    """Mean conditional entropy of the bits minus their entropy over the batch; minimal for confident, balanced bits.
 
     In nats, summed over bits, divided by the inverse temperature as in the published recipe.
     """
     logits = 4.0 * INVERSE_TEMPERATURE * sphere / sphere.shape[1] ** 0.5
     probability = torch.sigmoid(logits)
-    for_given_input = _binary_entropy(probability).sum(dim=1).mean()
-    over_the_batch = _binary_entropy(probability.mean(dim=(0, 2, 3))).sum()
-    return (for_given_input - over_the_batch) / INVERSE_TEMPERATURE
+    conditional = _binary_entropy(probability).sum(dim=1).mean()
+    marginal = _binary_entropy(probability.mean(dim=(0, 2, 3))).sum()
+    return (conditional - marginal) / INVERSE_TEMPERATURE
 
 
 def _binary_entropy(probability: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The half of a tokenizer that turns bits into video, for runs over latents that were encoded beforehand."""
+"""Decoder half of a tokenizer, for training on precomputed latents."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from torch import Tensor
 from modules.tokenizer.streaming import EncoderState
 from modules.tokenizer.tokenizer import VideoTokenizer
 
-MISSING = (
-    "which this model is built without: use modules.tokenizer.VideoTokenizer and give the file of the tokenizer as well, "
+# End of the error message of everything that needs the encoder.
+NO_ENCODER = (
+    "which this model does not have: use modules.tokenizer.VideoTokenizer and give the tokenizer's file as well, "
     "--init_from '[MODEL, TOKENIZER]'"
 )
 
 
 class Detokenizer(VideoTokenizer):
-    """A :class:`VideoTokenizer` whose encoder is neither built nor loaded. Arguments are the same; what encodes raises ``ValueError``."""
+    """:class:`VideoTokenizer` without an encoder. Arguments are the same; encoding raises ``ValueError``."""
 
-    encodes = False
+    has_encoder = False
 
     def encode(self, video: Tensor) -> NoReturn:
-        raise ValueError(f"video cannot be encoded without the tokenizer's encoder, {MISSING}")
+        raise ValueError(f"video cannot be encoded without the tokenizer's encoder, {NO_ENCODER}")
 
     def encode_chunk(self, chunk: Tensor, state: EncoderState | None = None) -> NoReturn:
         self.encode(chunk)

@@ -1,4 +1,4 @@
-"""The tokenizers that Infinity published, ``infinity_vae_d16.pth`` and its siblings: names, nesting, and what the shapes tell."""
+"""Checkpoints of Infinity's tokenizers, ``infinity_vae_d16.pth`` and its siblings."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 
 from modules.storage.tensor_file import open_tensors
 
-# What a file may hold beside the network: the quantiser's constants, an alias of them, and the perceptual loss.
+# Other entries of these files: the quantiser's constants, an alias of them, and the perceptual loss.
 FOREIGN = ("quantizer.", "quantize.", "perceptual_model.", "flux")
 FIRST = "encoder.conv_in.conv.weight"
 
 
 def read_infinity(path: str | Path) -> dict[str, Tensor]:
-    """The network's tensors of a published file, named and shaped as ours: 2D kernels get a temporal axis of 1.
+    """Read the network's tensors of a published file, with our names and shapes: 2D kernels get a temporal axis of size 1.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds no such network. Nothing in it is ever run.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it contains no such network. Pickled code is never executed.
     """
     tensors = tokenizer_in(open_tensors(path))
     if not tensors:
-        raise ValueError(f"{path} holds no Infinity tokenizer: {FIRST} is missing")
+        raise ValueError(f"{path} contains no Infinity tokenizer: {FIRST} is missing")
     return tensors
 
 
 def tokenizer_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a tokenizer in a file's content, nested under "vae" or not; none if there is no tokenizer."""
+    """Tensors of a tokenizer in a file's content, nested under "vae" or not; empty if there is no tokenizer."""
     state = content.get("vae", content)
     if FIRST not in state:
         return {}
@@ -39,7 +39,7 @@ def tokenizer_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def read_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of ``VideoTokenizer`` that the shapes tell; kernels with temporal slices mean a temporal factor of 4."""
+    """Arguments of ``VideoTokenizer`` that follow from the shapes; for kernels with several temporal slices ``temporal_factor`` is 4."""
     first = tensors[FIRST]
     levels = _count(tensors, r"encoder\.down\.(\d+)\.block\.0\.conv1\.conv\.weight")
     widths = [tensors[f"encoder.down.{level}.block.0.conv1.conv.weight"].shape[0] for level in range(levels)]
@@ -53,5 +53,5 @@ def read_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """How many numbers a pattern finds among the names."""
+    """Number of different indices that a pattern matches among the names."""
     return len({found[1] for name in tensors if (found := re.fullmatch(pattern, name))})

@@ -1,4 +1,4 @@
-"""The building blocks of the tokenizer's encoder and decoder, laid out and named as in Infinity's image tokenizer."""
+"""Building blocks of encoder and decoder, with the structure and parameter names of Infinity's image tokenizer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from modules.tokenizer.architecture import Architecture
-from modules.tokenizer.causal_conv import CausalConv3d, Past
-from modules.tokenizer.winograd.conv import pays, upsample_convolve
+from modules.tokenizer.causal_conv import CausalConv3d, ConvCache
+from modules.tokenizer.winograd.conv import winograd_applies, winograd_upsample_conv3d
 
 
 class FrameNorm(nn.Module):
-    """Group normalisation of every frame by itself: no statistic crosses time, so the network stays causal.
+    """Group norm of each frame separately: no statistics over time, so the network stays causal.
 
     Args:
         channels: Channels, divisible by ``groups``.
-        groups: Number of groups; 0 takes the published rule: 32 where that divides the channels, else 24.
+        groups: Number of groups; 0 takes the published rule: 32 if that divides the channels, else 24.
 
     Raises:
-        ValueError: If the channels cannot be divided so.
+        ValueError: If the channels are not divisible by the groups.
     """
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -39,7 +39,7 @@ class FrameNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, swish, convolution, twice, beside a skip that is a 1 x 1 convolution where channels change."""
+    """Twice norm, swish and convolution, with a skip connection, a 1 x 1 convolution if the number of channels changes."""
 
     def __init__(self, channels_in: int, channels_out: int, temporal_kernel: int, groups: int) -> None:
         super().__init__()
@@ -49,65 +49,65 @@ class ResidualBlock(nn.Module):
         self.conv2 = CausalConv3d(channels_out, channels_out, temporal_kernel=temporal_kernel)
         self.nin_shortcut = CausalConv3d(channels_in, channels_out, kernel=1) if channels_in != channels_out else nn.Identity()
 
-    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
-        alone = not torch.is_grad_enabled()  # fresh memory is dear
-        hidden = self.conv1(F.silu(self.norm1(video), inplace=alone), past)
-        hidden = self.conv2(F.silu(self.norm2(hidden), inplace=alone), past)
-        return hidden.add_(self.nin_shortcut(video)) if alone else self.nin_shortcut(video) + hidden
+    def forward(self, video: Tensor, cache: ConvCache | None = None) -> Tensor:
+        inplace = not torch.is_grad_enabled()  # allocating memory is expensive
+        hidden = self.conv1(F.silu(self.norm1(video), inplace=inplace), cache)
+        hidden = self.conv2(F.silu(self.norm2(hidden), inplace=inplace), cache)
+        return hidden.add_(self.nin_shortcut(video)) if inplace else self.nin_shortcut(video) + hidden
 
 
 class Downsample(nn.Module):
-    """Half the rows and columns, and half the frames where ``temporal``: ``1 + 2n`` frames become ``1 + n``."""
+    """Strided convolution that halves height and width, and if ``temporal`` also time: ``1 + 2n`` frames become ``1 + n``."""
 
     def __init__(self, channels: int, temporal_kernel: int, temporal: bool) -> None:
         super().__init__()
         time_stride = 2 if temporal else 1
         self.conv = CausalConv3d(channels, channels, temporal_kernel=temporal_kernel, stride=2, temporal_stride=time_stride)
 
-    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
-        return self.conv(video, past)
+    def forward(self, video: Tensor, cache: ConvCache | None = None) -> Tensor:
+        return self.conv(video, cache)
 
 
 class Upsample(nn.Module):
-    """Twice the rows and columns, and where ``temporal`` also the frames: ``1 + n`` become ``1 + 2n``.
+    """Nearest-neighbour upsampling of height and width, and if ``temporal`` also of time, then a convolution: ``1 + n`` to ``1 + 2n``.
 
-    Every latent frame is repeated and one padding frame less is put in front, so the first frame stays single.
+    With ``temporal`` each frame is repeated and the convolution has one padding frame less, so the first frame is not repeated.
     """
 
     def __init__(self, channels: int, temporal_kernel: int, temporal: bool) -> None:
         super().__init__()
         self.factors = (2.0 if temporal else 1.0, 2.0, 2.0)
-        # Kept and padded before up-sampling: where frames are doubled, one frame gives two, of which the first output needs one.
+        # Cached and padded before upsampling: one frame becomes two if time is doubled, of which the first output needs one.
         before = temporal_kernel - 2 if temporal else temporal_kernel - 1
         self.conv = CausalConv3d(channels, channels, temporal_kernel=temporal_kernel, temporal_padding=before)
 
-    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+    def forward(self, video: Tensor, cache: ConvCache | None = None) -> Tensor:
         convolution, temporal = self.conv.conv, self.factors[0] == 2
-        first = past is None or self.conv not in past
-        frames = self.conv.extended(video, past)
-        if pays(frames, convolution.weight, doubled=True) and convolution.bias is not None:
-            result = upsample_convolve(frames, convolution.weight, convolution.bias, temporal)
+        first = cache is None or self.conv not in cache
+        frames = self.conv.extend(video, cache)
+        if winograd_applies(frames, convolution.weight, upsample=True) and convolution.bias is not None:
+            result = winograd_upsample_conv3d(frames, convolution.weight, convolution.bias, temporal)
             return result[:, :, 1:] if temporal and first else result
         large = F.interpolate(frames, scale_factor=self.factors, mode="nearest")
-        return self.conv.within(large[:, :, 1:] if temporal and first else large)
+        return self.conv.convolve(large[:, :, 1:] if temporal and first else large)
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, and the change to the next one if there is any."""
+    """Residual blocks at one resolution."""
 
     def __init__(self, channels_in: int, channels_out: int, blocks: int, shape: Architecture) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * blocks
         self.block = nn.ModuleList(ResidualBlock(a, b, shape.temporal_kernel, shape.groups) for a, b in pairwise(widths))
 
-    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
+    def forward(self, video: Tensor, cache: ConvCache | None = None) -> Tensor:
         for block in self.block:
-            video = block(video, past)
+            video = block(video, cache)
         return video
 
 
 class Middle(nn.Module):
-    """Two residual blocks at the latent resolution; the published tokenizer has no attention there."""
+    """Two residual blocks at the latent resolution, without attention, as in the published tokenizer."""
 
     def __init__(self, shape: Architecture) -> None:
         super().__init__()
@@ -115,5 +115,5 @@ class Middle(nn.Module):
         self.block_1 = ResidualBlock(deepest, deepest, shape.temporal_kernel, shape.groups)
         self.block_2 = ResidualBlock(deepest, deepest, shape.temporal_kernel, shape.groups)
 
-    def forward(self, video: Tensor, past: Past | None = None) -> Tensor:
-        return self.block_2(self.block_1(video, past), past)
+    def forward(self, video: Tensor, cache: ConvCache | None = None) -> Tensor:
+        return self.block_2(self.block_1(video, cache), cache)

@@ -1,7 +1,6 @@
-"""The coarse-to-fine walk over the scales of a latent frame: the one recursion of the method.
+"""Coarse-to-fine recursion over the scales of a latent frame, shared by tokenizer, teacher forcing and sampler.
 
-Tokenizer, teacher and sampler all walk the same way and differ only in who chooses the code of a scale: the encoder's residual, the
-residual with flipped bits, or the transformer.
+The three differ only in the source of each scale's code: the encoder's residual, the residual with flipped bits, or the transformer.
 """
 
 from __future__ import annotations
@@ -14,37 +13,37 @@ from torch import Tensor
 
 from modules.geometry import Pyramid
 
-# Called with the scale's number, its context (B, d, h_k, w_k) and the sum so far (B, d, h, w); returns the code (B, d, h_k, w_k).
-Choose = Callable[[int, Tensor, Tensor], Tensor]
+# Called with the index of a scale, its context (B, d, h_k, w_k) and the partial sum (B, d, h, w); returns the code (B, d, h_k, w_k).
+CodeFn = Callable[[int, Tensor, Tensor], Tensor]
 
-# How the sum so far is made smaller for the transformer: averaged, which is antialiased, or point-sampled, as for Infinity's transformers.
-Resize = Literal["area", "bilinear"]
+# Downsampling of contexts: averaged, which is antialiased, or point-sampled, as for Infinity's transformers.
+ResizeMode = Literal["area", "bilinear"]
 
 
-def down(feature: Tensor, size: tuple[int, int], resize: Resize = "area") -> Tensor:
+def downsample(feature: Tensor, size: tuple[int, int], resize: ResizeMode = "area") -> Tensor:
     """``(B, d, h, w)`` to ``size``. Residuals are always averaged; contexts by default (our decision)."""
     return feature if tuple(feature.shape[-2:]) == size else F.interpolate(feature, size=size, mode=resize)
 
 
-def up(code: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(code: Tensor, size: tuple[int, int]) -> Tensor:
     """``(B, d, h_k, w_k)`` to ``size``, bilinear."""
     return code if tuple(code.shape[-2:]) == size else F.interpolate(code, size=size, mode="bilinear", align_corners=False)
 
 
-def coarse_to_fine(pyramid: Pyramid, choose: Choose, start: Tensor, resize: Resize = "area") -> Tensor:
+def coarse_to_fine(pyramid: Pyramid, code_fn: CodeFn, start: Tensor, resize: ResizeMode = "area") -> Tensor:
     """Build a latent frame scale by scale (paper Eq. 6).
 
     Args:
         pyramid: The scales.
-        choose: Gives the code of a scale for its context, which is the sum so far at that scale's size.
-        start: ``(B, d, h, w)`` zeros; frames of several clips and times may share the batch axis, each is quantised by itself.
-        resize: How contexts are made smaller; one setting for training and sampling.
+        code_fn: Returns the code of a scale. Its context is the partial sum at the size of that scale.
+        start: ``(B, d, h, w)`` zeros; frames of several clips and times may share the batch axis and do not affect each other.
+        resize: Downsampling of contexts; must be the same in training and sampling.
 
     Returns:
-        ``(B, d, h, w)``: the sum of all up-sampled codes.
+        ``(B, d, h, w)``: the sum of all upsampled codes.
     """
     partial, full = start, pyramid.sizes[-1]
     for scale, size in enumerate(pyramid.sizes):
-        code = choose(scale, down(partial, size, resize), partial)
-        partial = partial + up(code, full)
+        code = code_fn(scale, downsample(partial, size, resize), partial)
+        partial = partial + upsample(code, full)
     return partial

@@ -1,4 +1,4 @@
-"""The multi-scale residual quantiser: a latent frame to bits of every scale, and back (paper 4.1)."""
+"""Multi-scale residual quantiser: latent frames to bits of each scale, and back (paper 4.1)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor
 
 from modules.geometry import Pyramid
 from modules.tokenizer import bsq
-from modules.tokenizer.pyramid import coarse_to_fine, down
+from modules.tokenizer.pyramid import coarse_to_fine, downsample
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What quantising a latent gives.
+    """Result of quantising a latent.
 
     Attributes:
         latent: ``(B, d, t, h, w)`` sum of the codes of all scales, the decoder's input.
-        bits: For every scale ``(B, t, h_k, w_k, d)`` uint8, 0 or 1.
-        commitment: Commitment loss of every scale that was not dropped.
-        entropy: Entropy penalty of every scale that was not dropped.
-        residual_energy: ``(K,)`` share of the latent's energy that is left after each scale, without gradient.
+        bits: For each scale ``(B, t, h_k, w_k, d)`` uint8, 0 or 1.
+        commitment: Commitment loss of each scale that was not dropped.
+        entropy: Entropy penalty of each scale that was not dropped.
+        residual_energy: ``(K,)`` fraction of the latent's energy that remains after each scale, without gradient.
     """
 
     latent: Tensor
@@ -34,23 +34,23 @@ class Quantized:
 
 
 def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
-    """Every latent frame by itself, in float32, with straight-through gradients, also through the residuals.
+    """Quantise each latent frame separately, in float32, with straight-through gradients, also through the residuals.
 
     Args:
         latent: ``(B, d, t, h, w)`` continuous latent.
         pyramid: The scales.
-        drop: Probability with which each scale but the last adds nothing in this call, so that the last ones learn to do without the
-            first and the reverse (Infinity's recipe: 0.5 in training). The bits of a dropped scale are those it would have had.
+        drop: Probability with which each scale but the last adds nothing in this call, so that coarse and fine scales do not depend on
+            each other (Infinity's recipe: 0.5 in training). Bits are returned for dropped scales too.
     """
     frames = rearrange(latent.float(), "b d t h w -> (b t) d h w")
     drawn = (torch.rand(pyramid.scales) >= drop).tolist() if drop else [True] * pyramid.scales
     kept = [*drawn[:-1], True]
     bits, commitments, entropies, energies = [], [], [], []
 
-    def choose(scale: int, context: Tensor, partial: Tensor) -> Tensor:
+    def residual_code(scale: int, context: Tensor, partial: Tensor) -> Tensor:
         residual = frames - partial
         energies.append(_energy(residual))
-        sphere, codes = bsq.straight_through(down(residual, pyramid.sizes[scale]))
+        sphere, codes = bsq.straight_through(downsample(residual, pyramid.sizes[scale]))
         bits.append(bsq.to_bits(sphere))
         if not kept[scale]:
             return torch.zeros_like(codes)
@@ -58,7 +58,7 @@ def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
         entropies.append(bsq.entropy_penalty(sphere))
         return codes
 
-    total = coarse_to_fine(pyramid, choose, torch.zeros_like(frames))
+    total = coarse_to_fine(pyramid, residual_code, torch.zeros_like(frames))
     energy = torch.stack([*energies, _energy(frames - total)])
     return Quantized(
         latent=rearrange(total, "(b t) d h w -> b d t h w", b=len(latent)),
@@ -70,7 +70,7 @@ def quantize(latent: Tensor, pyramid: Pyramid, drop: float = 0.0) -> Quantized:
 
 
 def dequantize(bits: Sequence[Tensor]) -> Tensor:
-    """Bits ``(B, t, h_k, w_k, d)`` of every scale, 0 or 1, to the latent ``(B, d, t, h, w)``.
+    """Bits ``(B, t, h_k, w_k, d)`` of each scale, 0 or 1, to the latent ``(B, d, t, h, w)``.
 
     Raises:
         ValueError: If the scales do not grow to the last one.

@@ -1,4 +1,4 @@
-"""Training a transformer that does not fit one device: every device holds a share of every block (FSDP2)."""
+"""FSDP2 strategies for a transformer that does not fit on one device: every device holds a shard of every block."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from modules.storage import sharded_checkpoint
-from modules.storage.tensor_file import unwritten
+from modules.storage.atomic_files import unwritable
 from modules.transformer import VideoARTransformer
 
-# What is called on a transformer besides itself: the steps of sampling.
-STEPS = ("start_decoding", "set_condition", "step", "commit_frame")
+# The methods called on a transformer other than forward: the steps of sampling.
+FORWARD_METHODS = ("start_decoding", "set_condition", "step", "commit_frame")
 
 
 class FullySharded(ModelParallelStrategy):
-    """Lightning's ``ModelParallelStrategy`` with all devices of all nodes in one group that shares out the model.
+    """Lightning's ``ModelParallelStrategy`` with the model sharded over all devices of all nodes.
 
-    A checkpoint is one file, the same as that of a run on one device: it goes on with any number of devices. The first process collects
-    it in its memory, 12 bytes per trained parameter.
+    A checkpoint is one file, identical to that of a run on one device, so the run can be resumed with any number of devices. The first
+    process gathers it in its memory, 12 bytes per trained parameter.
 
     Args:
-        timeout_minutes: How long a process waits for the others.
+        timeout_minutes: Minutes for which a process waits for the others.
     """
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
         super().__init__(save_distributed_checkpoint=False, timeout=timedelta(minutes=timeout_minutes))
 
     def setup_environment(self) -> None:
-        # Lightning's own "auto" makes a group per node.
+        # Lightning's "auto" makes one group per node.
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state on the first process, numbered as one device numbers it: in the order of the parameter groups.
+        """Return the full state on the first process, with parameters numbered in the order of the parameter groups.
 
-        Lightning numbers parameters in the order of the model, which one device would take for others.
+        This is the numbering of a single device. Lightning numbers them in the order of the model, which a single device would misread.
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         assert self.model is not None
@@ -60,10 +60,10 @@ class FullySharded(ModelParallelStrategy):
         return numbered(state) if self.global_rank == 0 else {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
-        # Lightning's own removes a folder of shards before the file that takes its place is there.
+        # Lightning's own method would remove a sharded checkpoint before the file that retensors it is complete.
         super(ModelParallelStrategy, self).save_checkpoint(checkpoint, filepath, storage_options)
         if self.is_global_zero:
-            sharded_checkpoint.sweep(Path(filepath))
+            sharded_checkpoint.remove_unused(Path(filepath))
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
         path = Path(filepath)
@@ -71,19 +71,19 @@ class FullySharded(ModelParallelStrategy):
             super().remove_checkpoint(filepath)
         elif self.is_global_zero:
             path.unlink()
-            sharded_checkpoint.sweep(path)
+            sharded_checkpoint.remove_unused(path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """A file, or a folder of shards of any number of processes.
+        """Load a file, or a sharded checkpoint of any number of processes.
 
         Raises:
-            ValueError: If it is a folder of anything else, or of shards of another model.
+            ValueError: If a folder is not a sharded checkpoint, or one of another model.
         """
         path = Path(self.broadcast(checkpoint_path))
         assert self.model is not None
         if path.is_dir():
             return load_shards(self.model, [plain(optimizer) for optimizer in self.optimizers], path)
-        # Mapped and not read: every process takes its shares only. Whatever is asked for, no pickle is run.
+        # Memory-mapped: every process reads its shards only. weights_only whatever the caller passes, so that no code is run.
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         options = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self.model, checkpoint["state_dict"], options=options)
@@ -93,12 +93,12 @@ class FullySharded(ModelParallelStrategy):
 
 
 class FullyShardedFolders(FullySharded):
-    """Shares that are also saved as shares: a checkpoint is a folder, and no process ever holds the whole of it.
+    """:class:`FullySharded` with sharded checkpoints: folders, which no process ever holds as a whole.
 
-    ``python -m scripts.consolidate`` makes it a file. Both strategies go on from files and from folders.
+    ``python -m scripts.consolidate`` joins one into a file. Both strategies resume from files and from folders.
 
     Args:
-        timeout_minutes: How long a process waits for the others.
+        timeout_minutes: Minutes for which a process waits for the others.
     """
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
@@ -106,63 +106,63 @@ class FullyShardedFolders(FullySharded):
         self._save_distributed_checkpoint = True
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """A process's share of the state, by names."""
+        """Return this process's shard of the state, with parameters by name."""
         assert self.model is not None
         return get_optimizer_state_dict(self.model, plain(optimizer), options=StateDictOptions(cpu_offload=True))  # type: ignore[return-value]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
         """
         Raises:
-            ValueError: If it cannot be written, as on a full disk; on all processes, and the one before is kept.
+            ValueError: On all processes, if it cannot be written, for example on a full disk; the previous one is kept.
         """
         path = Path(self.broadcast(filepath))
         tensors, rest = sharded_checkpoint.split(checkpoint)
-        unfinished = self._on_first(path, lambda: sharded_checkpoint.begin(path, rest))
+        temporary = self._on_first(path, lambda: sharded_checkpoint.begin(path, rest))
         try:
-            sharded_checkpoint.write_tensors(unfinished, tensors)
+            sharded_checkpoint.write_tensors(temporary, tensors)
         except CheckpointException as error:
-            raise unwritten(path, sharded_checkpoint.first_of(error)) from error
-        self._on_first(path, lambda: sharded_checkpoint.publish(unfinished, path, checkpoint["global_step"]))
+            raise unwritable(path, sharded_checkpoint.first_failure(error)) from error
+        self._on_first(path, lambda: sharded_checkpoint.publish(temporary, path, checkpoint["global_step"]))
 
-    def _on_first(self, path: Path, do: Callable[[], Any]) -> Any:
-        """Have the first process do something, and all others know how it went."""
+    def _on_first(self, path: Path, action: Callable[[], Any]) -> Any:
+        """Call ``action`` on the first process and return its result, or raise its error, on all of them."""
         result, problem = None, None
         if self.is_global_zero:
             try:
-                result = do()
-            except (OSError, RuntimeError) as error:
+                result = action()
+            except (OSError, RuntimeError, ValueError) as error:
                 problem = str(error).splitlines()[0]
         result, problem = self.broadcast((result, problem))
         if problem is not None:
-            raise unwritten(path, problem)
+            raise unwritable(path, problem)
         return result
 
 
 def load_shards(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path) -> dict[str, Any]:
-    """Fill a model and its optimizers from a folder of shards; every process reads its own share.
+    """Fill a model and its optimizers from a sharded checkpoint; every process reads its own shards.
 
     Returns:
-        The rest of the checkpoint, and the model's state.
+        The whole checkpoint, with this process's shards of the tensors.
 
     Raises:
-        ValueError: If the folder has no shards, or those of another model.
+        ValueError: If the folder is not a sharded checkpoint, or one of another model.
     """
     found, rest = sharded_checkpoint.entries(folder), sharded_checkpoint.read_rest(folder)
     states: dict[str, Any] = {
         "state_dict": get_model_state_dict(model),
         "optimizer_states": [get_optimizer_state_dict(model, optimizer) for optimizer in optimizers],
     }
-    places = sharded_checkpoint.split(states)[0]
+    tensors = sharded_checkpoint.split(states)[0]
     needed = found if optimizers else {name for name in found if name.startswith("model/")}
-    if others := sorted(set(needed) ^ set(places)):
-        raise ValueError(f"{folder} is of another architecture: the model has {'a' if others[0] in places else 'no'} {others[0]}")
-    for name, value in places.items():
+    if others := sorted(set(needed) ^ set(tensors)):
+        raise ValueError(f"{folder} is of another architecture: the model has {'a' if others[0] in tensors else 'no'} {others[0]}")
+    for name, value in tensors.items():
         if name.endswith("_extra_state"):
-            places[name] = sharded_checkpoint.empty(found[name])  # names of classes, of any length
+            tensors[name] = sharded_checkpoint.empty(found[name])  # class names, of any length
         elif value.shape != found[name].size:
             raise ValueError(f"{folder} is of another architecture: {name} is {tuple(found[name].size)}, the model's {tuple(value.shape)}")
-    sharded_checkpoint.read_tensors(folder, places)
-    loaded = sharded_checkpoint.unite(places, rest)
+    sharded_checkpoint.read_tensors(folder, tensors)
+    loaded = sharded_checkpoint.join(tensors, rest)
     set_model_state_dict(model, loaded["state_dict"])
     for optimizer, state in zip(optimizers, loaded.get("optimizer_states", ()), strict=False):
         set_optimizer_state_dict(model, optimizer, state)
@@ -170,36 +170,39 @@ def load_shards(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path)
 
 
 def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of an optimizer with numbers instead of names, in the order of its groups, as one device numbers parameters."""
+    """Return an optimizer's state with numbers instead of parameter names, counted in the order of its groups as on a single device."""
     groups, rows = state["param_groups"], state["state"]
-    number = {name: place for place, name in enumerate(name for group in groups for name in group["params"])}
+    numbers = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
+    return renamed(rows, groups, numbers)
+
+
+def by_name(model: nn.Module, optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's state with parameter names instead of the numbers that :func:`numbered` gave."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = (number for group in saved["param_groups"] for number in group["params"])
+    return renamed(saved["state"], saved["param_groups"], dict(zip(numbers, ordered, strict=True)))
+
+
+def renamed(rows: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]], names: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return an optimizer's state whose parameters have other names."""
     return {
-        "state": {number[name]: values for name, values in rows.items()},
-        "param_groups": [{**group, "params": [number[name] for name in group["params"]]} for group in groups],
+        "state": {names[parameter]: values for parameter, values in rows.items()},
+        "param_groups": [{**group, "params": [names[parameter] for parameter in group["params"]]} for group in groups],
     }
 
 
 def plain(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer that Lightning may have wrapped."""
     return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
-def by_name(model: nn.Module, optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of an optimizer that numbers parameters in the order of their groups, with their names instead."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-    name = dict(zip((number for group in saved["param_groups"] for number in group["params"]), ordered, strict=True))
-    return {
-        "state": {name[number]: values for number, values in saved["state"].items()},
-        "param_groups": [{**group, "params": [name[number] for number in group["params"]]} for group in saved["param_groups"]],
-    }
-
-
 def shard(transformer: VideoARTransformer, mesh: DeviceMesh) -> None:
-    """Share a transformer out among the processes of a mesh, block by block; done once."""
+    """Shard a transformer over the processes of a mesh, block by block; does nothing if it is sharded already."""
     if hasattr(transformer, "set_requires_gradient_sync"):
         return
     for part in (*transformer.blocks, transformer.condition):
         fully_shard(part, mesh=mesh)
     fully_shard(transformer, mesh=mesh)
-    for name in STEPS:
+    for name in FORWARD_METHODS:
         register_fsdp_forward_method(transformer, name)

@@ -1,4 +1,4 @@
-"""What happens to a step whose gradient is not finite: it is skipped and counted, and too many in a row stop the run."""
+"""Guard against non-finite gradients: such steps are skipped and counted, and too many consecutive ones end the run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 
 class NonFiniteGuard:
-    """Lets steps with finite gradients pass.
+    """Gradient clipping, and the decision whether to apply a step.
 
-    The norm is that of all processes' mean gradient, so all of them decide alike.
+    The gradient norm is that of the gradient averaged over all processes, so they all decide alike.
 
     Args:
-        clip: Greatest norm of the gradient; larger ones are scaled down. 0 leaves them.
-        patience: So many skipped steps in a row end the run.
+        clip: Maximum gradient norm; larger gradients are scaled down. 0 disables clipping.
+        patience: Number of consecutive skipped steps that ends the run.
 
     Raises:
-        ValueError: For a negative ``clip`` or a ``patience`` below 1.
+        ValueError: If ``clip`` is negative or ``patience`` below 1.
     """
 
     def __init__(self, clip: float, patience: int) -> None:
@@ -26,30 +26,30 @@ class NonFiniteGuard:
             raise ValueError(f"gradient_clip must not be negative and patience at least 1, got {clip} and {patience}")
         self.clip, self.patience = clip, patience
         self.skipped = 0
-        self._in_a_row = 0
+        self._consecutive = 0
 
-    def norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
-        """Norm of the gradient, which is clipped."""
+    def clip_gradients(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Clip the gradients in place and return their norm before clipping."""
         return nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
 
-    def passes(self, norm: Tensor, what: str) -> bool:
-        """Whether to make the step; counts it if not.
+    def allows(self, norm: Tensor, batch: str) -> bool:
+        """Return whether to apply the step; count it as skipped if not.
 
         Args:
-            norm: Norm of its gradient.
-            what: What to say about the batch.
+            norm: Gradient norm of the step.
+            batch: Description of its batch for the error message.
 
         Raises:
-            ValueError: If this is the last of ``patience`` such steps in a row.
+            ValueError: After ``patience`` consecutive skipped steps.
         """
         if torch.isfinite(norm):
-            self._in_a_row = 0
+            self._consecutive = 0
             return True
         self.skipped += 1
-        self._in_a_row += 1
-        if self._in_a_row == self.patience:
+        self._consecutive += 1
+        if self._consecutive == self.patience:
             raise ValueError(
-                f"{self.patience} steps in a row had gradients that are not finite, the last one for {what}: "
-                "lower the learning rate, start the adversary later, or look at these clips"
+                f"{self.patience} consecutive steps had non-finite gradients, the last one for {batch}: "
+                "lower the learning rate, start the discriminators later, or inspect these clips"
             )
         return False

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, object]]:
-    """Two parameter groups: matrices, which decay, and vectors, embeddings and offsets, which do not (weight decay 0)."""
+    """Return two parameter groups: matrices with weight decay; vectors, embeddings and offsets without."""
     embeddings = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     matrices = [p for name, p in trained if p.ndim >= 2 and id(p) not in embeddings and not name.endswith(("modulation", "null"))]

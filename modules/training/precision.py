@@ -1,4 +1,4 @@
-"""In which of Lightning's precisions a model with a tokenizer runs."""
+"""Check of the Lightning precisions that a model with a tokenizer supports."""
 
 from __future__ import annotations
 

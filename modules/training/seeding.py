@@ -1,4 +1,4 @@
-"""Noise that follows from seed, process and step, so that a resumed run draws what it would have drawn."""
+"""Random state that depends only on seed, process and step, so that a resumed run draws the same numbers."""
 
 import os
 import random
@@ -8,5 +8,5 @@ import torch
 
 def seed_step(rank: int, step: int, part: int = 0) -> None:
     """Seed torch for one training step of one process; ``part`` counts the batches of an accumulated step."""
-    place = f"{os.environ.get('PL_GLOBAL_SEED', 0)}/{rank}/{step}/{part}"
-    torch.manual_seed(random.Random(place).getrandbits(63))
+    key = f"{os.environ.get('PL_GLOBAL_SEED', 0)}/{rank}/{step}/{part}"
+    torch.manual_seed(random.Random(key).getrandbits(63))

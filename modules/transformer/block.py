@@ -41,9 +41,9 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.RMSNorm(width, eps=1e-6)
         self.feed_forward = SwiGLU(width)
 
-    def forward(self, hidden: Tensor, around: BlockContext) -> Tensor:
+    def forward(self, hidden: Tensor, context: BlockContext) -> Tensor:
         """``(B, n, C)`` to the same shape."""
-        hidden = hidden + self.attention(self.attention_norm(hidden), around)
+        hidden = hidden + self.attention(self.attention_norm(hidden), context)
         return hidden + self.feed_forward(self.feed_forward_norm(hidden))
 
 
@@ -58,12 +58,12 @@ class ModulatedBlock(Block):
         super().__init__(width, heads, layer)
         self.modulation = nn.Parameter(torch.zeros(6, width))
 
-    def forward(self, hidden: Tensor, around: BlockContext) -> Tensor:
-        """``(B, n, C)`` to the same shape; ``around.modulation`` is ``(B, 6, C)``: scale, shift and gate of both halves."""
-        shared = around.modulation
+    def forward(self, hidden: Tensor, context: BlockContext) -> Tensor:
+        """``(B, n, C)`` to the same shape; ``context.modulation`` is ``(B, 6, C)``: scale, shift and gate of both halves."""
+        shared = context.modulation
         assert shared is not None
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = (shared + self.modulation)[:, :, None].unbind(dim=1)
-        attended = self.attention(modulate(self.attention_norm(hidden), scale_1, shift_1), around)
+        attended = self.attention(modulate(self.attention_norm(hidden), scale_1, shift_1), context)
         hidden = hidden + (1 + gate_1) * attended
         fed = self.feed_forward(modulate(self.feed_forward_norm(hidden), scale_2, shift_2))
         return hidden + (1 + gate_2) * fed

@@ -1,32 +1,34 @@
-"""How passes and steps are computed, which changes their cost and, the precision of samples aside, nothing else."""
+"""Execution options of the transformer: attention kernel, activation checkpointing, CUDA graphs, precision."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from modules.transformer.attention.masks import MAX_DENSE_TOKENS
 from modules.transformer.decoding.buffers import Recorder
 from modules.transformer.decoding.cuda_graphs import CudaGraph
-from modules.transformer.decoding.precision import Precision
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Choices of speed and memory.
+    """Options that trade speed and memory. Only ``precision`` affects results.
 
     Args:
-        attention: "dense" is PyTorch's scaled dot product under a mask of all pairs of tokens, "flex" FlexAttention without such a mask,
-            which has gradients on CUDA only and needs heads of 16 or more; "auto" is dense while the mask is small, and flex on CUDA when
-            there are gradients and more than 8192 tokens, whose mask would take 64 MiB (our decision). Decoding is always dense.
-        activation_checkpointing: Keep only every block's input for the backward pass and compute the rest again: less memory for more
-            time.
-        graphs: Decode by CUDA graphs, one per scale and length of the cache, where the device is CUDA. Off until they have been run on
-            a GPU.
-        precision: Numbers in which ``predict`` holds the weights: "auto" is bfloat16 on CUDA, and on a CPU where a product takes less
-            time in it; "int8" keeps the weights of the blocks in 8 bits and computes in what "auto" is.
+        attention: "dense" is PyTorch's scaled dot-product attention under a dense mask; "flex" is FlexAttention with a block mask, which
+            has gradients on CUDA only and needs a head width of at least 16; "auto" uses flex on CUDA with gradients and more than 8192
+            tokens, whose dense mask would take 64 MiB, and dense otherwise (our decision). Decoding is always dense.
+        activation_checkpointing: Store only the input of each block for the backward pass and recompute the rest.
+        graphs: Decode with CUDA graphs, one per scale and cache length, on CUDA devices. Off by default: not yet run on a GPU.
+        precision: dtype of the weights in ``predict`` and ``load``. For smaller weights, apply torchao's int8 weight-only quantisation to
+            the exported model.
+
+    Raises:
+        ValueError: If ``precision`` is neither "float32" nor "bfloat16".
     """
 
     attention: Literal["auto", "dense", "flex"] = "auto"
@@ -34,11 +36,23 @@ class Execution:
     graphs: bool = False
     precision: Precision = "float32"
 
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise ValueError(
+                f'execution.precision must be "float32" or "bfloat16", got {self.precision!r}; '
+                "for int8 weights, apply torchao's weight-only quantisation to the exported model"
+            )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the weights in inference."""
+        return getattr(torch, self.precision)
+
     def flex(self, device: torch.device, tokens: int) -> bool:
-        """Whether a full pass of so many tokens on this device uses FlexAttention."""
+        """Return True if a full pass over this number of tokens uses FlexAttention."""
         needed = device.type == "cuda" and tokens > MAX_DENSE_TOKENS and torch.is_grad_enabled()
         return self.attention == "flex" or (self.attention == "auto" and needed)
 
     def recorder(self, device: torch.device) -> Recorder | None:
-        """What records the steps of decoding on this device; None to compute each of them anew."""
+        """Return the recorder of decoding steps on this device, None to run them eagerly."""
         return CudaGraph if self.graphs and device.type == "cuda" else None

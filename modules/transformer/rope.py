@@ -20,8 +20,8 @@ class Rope(ABC):
         self.sections, self.base = sections, base
 
     @abstractmethod
-    def positions(self, places: Tensor, prompt_length: int) -> Tensor:
-        """Where all tokens of a sequence sit: their places ``(N, 4)``, ``prompt_length`` condition tokens first, to ``(N, axes)``."""
+    def positions(self, coordinates: Tensor, prompt_length: int) -> Tensor:
+        """Where all tokens of a sequence sit: their coordinates ``(N, 4)``, ``prompt_length`` condition tokens first, to ``(N, axes)``."""
 
     @abstractmethod
     def period(self, frame_tokens: int) -> tuple[int, ...]:
@@ -62,8 +62,8 @@ class MultiScaleTemporalRope(Rope):
             raise ValueError(f"head width {head_dim} cannot be split into rotary pairs for time, rows and columns: got {sections}")
         super().__init__(sections, base)
 
-    def positions(self, places: Tensor, prompt_length: int) -> Tensor:
-        return torch.cat([prompt_positions(prompt_length, places.device), token_positions(places[prompt_length:], prompt_length)])
+    def positions(self, coordinates: Tensor, prompt_length: int) -> Tensor:
+        return torch.cat([prompt_positions(prompt_length, coordinates.device), token_positions(coordinates[prompt_length:], prompt_length)])
 
     def period(self, frame_tokens: int) -> tuple[int, ...]:
         return (1, 0, 0)
@@ -85,26 +85,26 @@ class PlainRope(Rope):
             raise ValueError(f"head width {head_dim} cannot be split into rotary pairs")
         super().__init__((head_dim // 2,), base)
 
-    def positions(self, places: Tensor, prompt_length: int) -> Tensor:
-        return torch.arange(len(places), device=places.device)[:, None]
+    def positions(self, coordinates: Tensor, prompt_length: int) -> Tensor:
+        return torch.arange(len(coordinates), device=coordinates.device)[:, None]
 
     def period(self, frame_tokens: int) -> tuple[int, ...]:
         return (frame_tokens,)
 
 
-def token_positions(places: Tensor, prompt_length: int) -> Tensor:
+def token_positions(coordinates: Tensor, prompt_length: int) -> Tensor:
     """Where video tokens sit (paper Eq. 7): ``(t + P, row + P, column + P)`` with ``P`` condition tokens before the video.
 
     Rows and columns are the raw indices on each scale's own grid and repeat in every frame.
 
     Args:
-        places: ``(L, 4)`` frame, scale, row, column.
+        coordinates: ``(L, 4)`` frame, scale, row, column.
         prompt_length: Number of condition tokens ``P``.
 
     Returns:
         ``(L, 3)``.
     """
-    return places[:, [0, 2, 3]] + prompt_length
+    return coordinates[:, [0, 2, 3]] + prompt_length
 
 
 def prompt_positions(prompt_length: int, device: torch.device) -> Tensor:

@@ -76,11 +76,11 @@ class TokenSequence:
         start = self.prompt_length + frame * self.frame_tokens + sum(areas[:scale])
         return slice(start, start + areas[scale])
 
-    def places(self) -> Tensor:
+    def coordinates(self) -> Tensor:
         """``(N, 4)`` int64: frame, scale, row, column of every token; condition token ``i`` has ``(-1, 0, i, i)``."""
         index = torch.arange(self.prompt_length)
         prompt = torch.stack([torch.full_like(index, -1), torch.zeros_like(index), index, index], dim=1)
-        scales = self.layout.places()
+        scales = self.layout.coordinates()
         if not self.history_tokens:
             return torch.cat([prompt, scales])
         past = scales[self.layout.block(0, self.history_scale - 1)].repeat(self.layout.frames - 1, 1, 1)
@@ -89,7 +89,7 @@ class TokenSequence:
 
     def predicted(self) -> Tensor:
         """``(L,)`` int64: where the tokens of the layout stand, those that are predicted."""
-        frame, scale, _, _ = self.places().unbind(dim=1)
+        frame, scale, _, _ = self.coordinates().unbind(dim=1)
         return ((frame >= 0) & (scale < self.history_scale)).nonzero()[:, 0]
 
     def interleave(self, scales: Tensor, past: Tensor) -> Tensor:

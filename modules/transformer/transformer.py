@@ -1,4 +1,4 @@
-"""The LLaMA-like transformer that predicts the bits of a scale from everything coarser and earlier (paper 4.2)."""
+"""LLaMA-like transformer that predicts the bits of a scale from coarser scales and earlier frames (paper 4.2)."""
 
 from __future__ import annotations
 
@@ -19,38 +19,37 @@ from modules.transformer.attention.masks import dense, hide_frames
 from modules.transformer.attention.precomputed import SequenceTensors, dense_attention, flex_attention, make_sequence_tensors
 from modules.transformer.block import Block, ModulatedBlock, Modulation, modulate
 from modules.transformer.condition import Condition, Prompt
-from modules.transformer.decoding.buffers import Step, Steps, Workspace, Workspaces
-from modules.transformer.decoding.precision import Numbers, choose, to_int8
+from modules.transformer.decoding.buffers import BufferPool, DecodingBuffers, Step, Steps
 from modules.transformer.decoding.state import Decoding
 from modules.transformer.execution import Execution
 from modules.transformer.initialisation import initialise
 from modules.transformer.rope import MultiScaleTemporalRope, Rope
 from modules.transformer.sequence import History, TokenSequence
 
-MAX_SCALES = 16  # rows of the scale embedding's table
+MAX_SCALES = 16  # rows of the scale embedding
 
 
 class VideoARTransformer(nn.Module):
     """Next-frame and next-scale transformer over bits.
 
     Args:
-        bits: Bits per token ``d`` (given by the tokenizer).
-        condition: What the video is conditioned on; called with the width.
+        bits: Bits per token ``d`` (set by the tokenizer).
+        condition: Creates the condition module; called with the width.
         width: Width of the model, divisible by ``heads``.
         layers: Number of blocks.
         heads: Attention heads.
-        window: How many past latent frames a frame sees, in training and in sampling; all if not given.
-        adaptive_norm: "shared": the condition, besides its tokens, modulates all norms through one projection (our decision, for the
-            paper's parameter counts); "none": it enters by its tokens only.
-        rope: Positions of the tokens; called with the width of a head. The paper's, or PlainRope for its ablation.
-        history: What later frames see of a past one: "all_scales" its tokens as they were decoded (the paper), "last_scale" one block with
-            its complete feature at full resolution (our decision), which takes about half the cache.
-        resize: How the sum so far is made smaller to be a block's context, in training and sampling: "area" averages (our decision),
-            "bilinear" takes points, as Infinity's transformers were trained.
-        execution: How passes and steps are computed; only its precision changes results.
+        window: Number of past latent frames that a frame attends to, in training and sampling; None for all.
+        adaptive_norm: "shared": one projection of the condition modulates all norms, in addition to the condition tokens (our decision,
+            which matches the paper's parameter counts); "none": condition tokens only.
+        rope: Creates the rotary position embedding; called with the head width. The paper's, or PlainRope for its ablation.
+        history: Representation of past frames: "all_scales", the decoded tokens of all scales (the paper); "last_scale", one block
+            with the complete feature at full resolution (our decision), which halves the cache approximately.
+        resize: Downsampling of the partial sum to the context of a block, in training and sampling: "area" (our decision), or "bilinear"
+            as in Infinity's training.
+        execution: Attention kernel, checkpointing, CUDA graphs and precision; only precision affects results.
 
     Raises:
-        ValueError: If the heads do not divide the width, a head cannot be split for the rotary axes, or the window is below 1.
+        ValueError: If ``heads`` does not divide ``width``, the head width does not fit the rotary axes, or ``window`` is below 1.
     """
 
     def __init__(
@@ -93,152 +92,144 @@ class VideoARTransformer(nn.Module):
         nn.init.normal_(self.start, std=0.02)
         if self.history_embedding is not None:
             nn.init.normal_(self.history_embedding, std=0.02)
-        self.workspaces = Workspaces()
+        self.buffer_pool = BufferPool()
 
     def forward(
         self, inputs: Tensor, layout: Layout, ids: Tensor, frame_mask: Tensor | None = None, complete: Tensor | None = None
     ) -> Tensor:
-        """Logits of all bits of a video at once (training).
+        """Return the logits of all bits of a video in one pass (training).
 
         Args:
-            inputs: ``(B, L, d)`` context of every token; that of the very first scale is replaced by the start embedding.
-            layout: Place of every token.
+            inputs: ``(B, L, d)`` context of every token; the first scale of frame 0 uses the start embedding instead.
+            layout: Frame, scale, row and column of every token.
             ids: ``(B, P)`` condition ids.
-            frame_mask: ``(B, t, t)`` bool from a random frame mask, None to see all.
-            complete: ``(B, t, d, h, w)`` complete features of all frames, for ``history="last_scale"`` only.
+            frame_mask: ``(B, t, t)`` bool of a random frame mask (True: visible); None to attend to all past frames.
+            complete: ``(B, t, d, h, w)`` complete features of all frames; required by ``history="last_scale"``.
 
         Returns:
             ``(B, L, d)`` logits, float32.
 
         Raises:
-            ValueError: If the history needs complete features and there are none.
+            ValueError: If ``history="last_scale"`` and ``complete`` is missing.
         """
         sequence = TokenSequence(layout, self.condition.length, self.history)
-        plan = make_sequence_tensors(sequence, self.window, self.rope, inputs.device)
-        attend = self._attend(sequence, plan, frame_mask)
+        tensors = make_sequence_tensors(sequence, self.window, self.rope, inputs.device)
+        attend = self._attend(sequence, tensors, frame_mask)
         prompt = self.condition(ids)
         modulation = self._modulation(prompt.pooled)
         contexts = self._with_history(inputs, complete, sequence)
-        frame, scale, _, _ = plan.places[sequence.prompt_length :].unbind(dim=1)
+        frame, scale, _, _ = tensors.coordinates[sequence.prompt_length :].unbind(dim=1)
         opening = ((frame == 0) & (scale == 0))[:, None]
         video = torch.where(opening, self.start, self._project(contexts)) + F.embedding(scale, self._scales(layout))
         hidden = torch.cat([prompt.tokens, video], dim=1)
-        hidden = self._blocks(hidden, BlockContext(plan.cosines, plan.sines, attend, modulation and modulation.blocks))
-        return self._logits(hidden.index_select(1, plan.predicted), modulation)
+        hidden = self._blocks(hidden, BlockContext(tensors.cosines, tensors.sines, attend, modulation and modulation.blocks))
+        return self._logits(hidden.index_select(1, tensors.predicted), modulation)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Whatever moves or converts the weights."""
-        self.workspaces.drop()
+        # Moving or converting the weights invalidates recorded steps.
+        self.buffer_pool.clear()
         return super()._apply(fn, recurse)
 
-    def numbers(self) -> Numbers:
-        """What ``execution.precision`` comes down to on this device; "auto" and "int8" try a product out on a CPU."""
-        layer = next(module for module in self.blocks.modules() if isinstance(module, nn.Linear))
-        return choose(self.execution.precision, layer)
-
-    def hold(self, numbers: Numbers) -> None:
-        """Convert the weights for making videos; training is over then. float32 changes nothing."""
-        if numbers.dtype != torch.float32:
-            self.to(numbers.dtype)
-        if numbers.int8:
-            self.workspaces.drop()
-            to_int8(self.blocks)
+    def cast_weights(self, dtype: torch.dtype) -> None:
+        """Cast all weights for inference; float32 changes nothing. Training must not continue afterwards."""
+        if dtype != torch.float32:
+            self.to(dtype)
 
     def start_decoding(self, prompt: Prompt, layout: Layout, sink: bool = False) -> Decoding:
         """Start decoding a video with this condition.
 
         Args:
-            prompt: The condition.
-            layout: The longest video of training, or a shorter one. The run may go on after its last frame: a frame then sees as many
-                past ones as the last frame of the layout does.
-            sink: Whether the first frame stays visible for ever.
+            prompt: Embedded condition.
+            layout: Layout of the trained video length or shorter. Decoding may continue after its last frame, with as many visible past
+                frames as that frame has.
+            sink: Keep the first frame visible permanently.
         """
         past = min(layout.frames - 1, self.window or layout.frames - 1)
         sequence = TokenSequence(layout, prompt.tokens.shape[1], self.history)
         shape, record = (sequence, past, len(prompt.tokens), prompt.tokens.dtype), self.execution.recorder(prompt.tokens.device)
-        space = self.workspaces.lend(shape, record, lambda steps: self._workspace(sequence, past, prompt.tokens, steps))
-        decoding = Decoding(sequence, self.rope, past, sink, space)
+        buffers = self.buffer_pool.acquire(shape, record, lambda steps: self._new_buffers(sequence, past, prompt.tokens, steps))
+        decoding = Decoding(sequence, self.rope, past, sink, buffers)
         self.set_condition(prompt, decoding)
         return decoding
 
     def set_condition(self, prompt: Prompt, decoding: Decoding) -> None:
-        """Give a run its condition, at its start or for all frames from the current one on."""
-        space, span = decoding.space, slice(0, prompt.tokens.shape[1])
-        space.modulate(self._modulation(prompt.pooled))
-        space.steps("condition", lambda tokens: self._blocks(tokens, space.around(span, space.prompt)), prompt.tokens)
-        decoding.take_prompt()
+        """Set the condition of the current and all following frames."""
+        buffers, span = decoding.buffers, slice(0, prompt.tokens.shape[1])
+        buffers.set_modulation(self._modulation(prompt.pooled))
+        buffers.steps("condition", lambda tokens: self._blocks(tokens, buffers.block_context(span, buffers.prompt)), prompt.tokens)
+        decoding.load_condition()
 
     def step(self, inputs: Tensor, scale: int, decoding: Decoding) -> Tensor:
-        """Logits of one block (all tokens of one scale of the current frame), which then joins the cache.
+        """Return the logits of one block (all tokens of one scale of the current frame) and append the block to the cache.
 
         Args:
             inputs: ``(B, n, d)`` contexts.
-            scale: The block's scale.
-            decoding: The run; changed.
+            scale: Scale index of the block.
+            decoding: Decoding state, modified in place.
 
         Returns:
             ``(B, n, d)`` logits, float32.
         """
-        sequence, space = decoding.sequence, decoding.space
+        sequence, buffers = decoding.sequence, decoding.buffers
         opening, span = decoding.frame == 0 and scale == 0, sequence.span(0, scale)
 
-        # Not of the run but of its workspace: a recording outlives the run.
+        # Refers to the buffers and not to the decoding state: a recording outlives the run.
         def logits(inputs: Tensor) -> Tensor:
             context = self.start.expand(*inputs.shape[:2], -1) if opening else self._project(inputs)
             hidden = context + self._scales(sequence.layout)[scale]
-            return self._logits(self._blocks(hidden, space.around(span, space.cache)), space.modulation)
+            return self._logits(self._blocks(hidden, buffers.block_context(span, buffers.cache)), buffers.modulation)
 
-        return self._decode((scale, opening), logits, inputs, space)
+        return self._decode((scale, opening), logits, inputs, buffers)
 
     def commit_frame(self, complete: Tensor, decoding: Decoding) -> None:
-        """Finish the current frame and go on to the next; with a history block, it takes the place of the frame's scales.
+        """Finish the current frame and advance to the next. A history block, if used, replaces the scales of the frame.
 
         Args:
-            complete: ``(B, h * w, d)`` the frame's complete feature.
-            decoding: The run; changed.
+            complete: ``(B, h * w, d)`` complete feature of the frame.
+            decoding: Decoding state, modified in place.
         """
         if self.history == "last_scale":
             decoding.drop_scales()
-            sequence, space = decoding.sequence, decoding.space
+            sequence, buffers = decoding.sequence, decoding.buffers
             block, span = sequence.history_scale, sequence.span(0, sequence.history_scale)
 
-            def keep(complete: Tensor) -> Tensor:
+            def append_history(complete: Tensor) -> Tensor:
                 hidden = self._project(complete) + self._scales(sequence.layout)[block]
-                return self._blocks(hidden, space.around(span, space.cache))
+                return self._blocks(hidden, buffers.block_context(span, buffers.cache))
 
-            self._decode((block, False), keep, complete, space)
+            self._decode((block, False), append_history, complete, buffers)
         decoding.next_frame()
 
-    def _decode(self, kind: Hashable, step: Step, inputs: Tensor, space: Workspace) -> Tensor:
-        """Do a step whose tokens see all of the cache and join it."""
-        result = space.steps((kind, space.cache.length), step, inputs)
-        space.cache.advance(inputs.shape[1])
+    def _decode(self, kind: Hashable, step: Step, inputs: Tensor, buffers: DecodingBuffers) -> Tensor:
+        """Run a step whose tokens attend to the whole cache and are appended to it."""
+        result = buffers.steps((kind, buffers.cache.length), step, inputs)
+        buffers.cache.advance(inputs.shape[1])
         return result
 
-    def _workspace(self, sequence: TokenSequence, past: int, like: Tensor, steps: Steps) -> Workspace:
-        """For runs whose frames see ``past`` frames, and conditions like ``(B, P, C)``."""
+    def _new_buffers(self, sequence: TokenSequence, past: int, like: Tensor, steps: Steps) -> DecodingBuffers:
+        """Allocate buffers for ``past`` visible frames and condition tokens shaped like ``like`` ``(B, P, C)``."""
         clips, length, width = like.shape
         shape = (clips, self.heads, width // self.heads)
         cache, prompt = (KVCache(len(self.blocks), tokens, shape, like) for tokens in (sequence.max_cached_tokens(past), length))
         factors = like.new_empty(length + sequence.frame_tokens, width // self.heads // 2, dtype=torch.float32)
         modulation = Modulation(like.new_empty(clips, 6, width), like.new_empty(clips, 2, width)) if self.adaptive else None
-        return Workspace(cache, prompt, factors, modulation, steps)
+        return DecodingBuffers(cache, prompt, factors, modulation, steps)
 
     def _project(self, contexts: Tensor) -> Tensor:
-        """``(B, n, d)`` to ``(B, n, C)``, in the numbers of the weights."""
+        """``(B, n, d)`` to ``(B, n, C)``, in the dtype of the weights."""
         return self.project(contexts.to(self.project.weight.dtype))
 
-    def _attend(self, sequence: TokenSequence, plan: SequenceTensors, frame_mask: Tensor | None) -> AttentionFn:
-        """Attention of a full pass."""
-        device = plan.block.device
+    def _attend(self, sequence: TokenSequence, tensors: SequenceTensors, frame_mask: Tensor | None) -> AttentionFn:
+        """Return the attention function of a full pass."""
+        device = tensors.block.device
         flex = self.execution.flex(device, sequence.tokens)
         if frame_mask is None:
-            return (flex_attention if flex else dense_attention)(sequence, self.window, device)
-        visible = hide_frames(plan.visible, frame_mask, plan.frame)
-        return make_flex(visible, plan.block) if flex else Dense(dense(visible, plan.block))
+            return flex_attention(sequence, self.window, device) if flex else dense_attention(sequence, self.window, device)
+        visible = hide_frames(tensors.visible, frame_mask, tensors.frame)
+        return make_flex(visible, tensors.block) if flex else Dense(dense(visible, tensors.block))
 
     def _with_history(self, inputs: Tensor, complete: Tensor | None, sequence: TokenSequence) -> Tensor:
-        """Contexts of all video tokens: those of the scales, and between them those of the history blocks."""
+        """Return the contexts of all video tokens, scales and history blocks interleaved."""
         if not sequence.history_tokens:
             return inputs
         if complete is None:
@@ -246,7 +237,7 @@ class VideoARTransformer(nn.Module):
         return sequence.interleave(inputs, rearrange(complete[:, :-1], "b t d h w -> b t (h w) d"))
 
     def _scales(self, layout: Layout) -> Tensor:
-        """Embeddings of all scales, and of the history block behind them: ``(K, C)`` or ``(K + 1, C)``."""
+        """Return the embeddings of all scales ``(K, C)``, followed by that of the history block if used ``(K + 1, C)``."""
         scales = self.scale_embedding.weight[: layout.pyramid.scales]
         return scales if self.history_embedding is None else torch.cat([scales, self.history_embedding[None]])
 
@@ -256,10 +247,10 @@ class VideoARTransformer(nn.Module):
         pooled = F.silu(pooled)
         return Modulation(self.adaptive(pooled).unflatten(-1, (6, -1)), self.head_adaptive(pooled).unflatten(-1, (2, -1)))
 
-    def _blocks(self, hidden: Tensor, around: BlockContext) -> Tensor:
-        activation_checkpointing = self.execution.activation_checkpointing and around.cache is None and torch.is_grad_enabled()
+    def _blocks(self, hidden: Tensor, context: BlockContext) -> Tensor:
+        activation_checkpointing = self.execution.activation_checkpointing and context.cache is None and torch.is_grad_enabled()
         for block in self.blocks:
-            hidden = checkpoint(block, hidden, around, use_reentrant=False) if activation_checkpointing else block(hidden, around)
+            hidden = checkpoint(block, hidden, context, use_reentrant=False) if activation_checkpointing else block(hidden, context)
         return hidden
 
     def _logits(self, hidden: Tensor, modulation: Modulation | None) -> Tensor:

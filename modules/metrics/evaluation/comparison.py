@@ -1,4 +1,4 @@
-"""Sets of videos, given as vectors, against real ones: distances, copies of training videos, variety."""
+"""Comparison of sets of feature vectors with real ones: distances, copies of training videos, variety."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.metrics.evaluation.results import Row
+from modules.metrics.evaluation.report import Measurement
 from modules.metrics.frechet import frechet_distance
 from modules.metrics.kernel import kernel_distance, kernel_title
 
-# Rows of a matrix of distances that are computed at once.
+# Rows of the pairwise matrix that are computed at once.
 CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class RealVideos:
-    """Vectors of real videos, in an order drawn by chance.
+    """Features of real videos in a random order.
 
     Args:
         vectors: ``(M, D)``.
-        labels: ``(M,)`` classes, -1 where there are none.
-        wanted: Videos to compare with, at most ``M``.
+        labels: ``(M,)`` classes, -1 for none.
+        wanted: Number of videos to compare with, at most ``M``.
     """
 
     vectors: Tensor
@@ -32,108 +32,109 @@ class RealVideos:
 
     @property
     def reference(self) -> Tensor:
-        """The real side of every distance, ``(wanted, D)``."""
+        """Real side of every distance, ``(wanted, D)``."""
         return self.vectors[: self.wanted]
 
-    def floor(self) -> tuple[Tensor, Tensor]:
-        """Two disjoint sets of real videos, of ``wanted`` videos each or as many as there are."""
-        size = floor_size(self.wanted, len(self.vectors))
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Two disjoint sets of ``wanted`` videos each, or half of all if there are fewer."""
+        size = min(self.wanted, len(self.vectors) // 2)
         return self.vectors[:size], self.vectors[size : 2 * size]
 
 
-def floor_size(wanted: int, there: int) -> int:
-    """Videos on each side of a floor."""
-    return min(wanted, there // 2)
-
-
-def distance_rows(real: RealVideos, sets: Mapping[str, Sequence[Tensor]], title: str, note: Callable[[str], str]) -> list[Row]:
-    """Fréchet and kernel distances of sets of vectors, each of one tensor per seed, from the real ones; the floor first.
+def distance_measurements(
+    real: RealVideos, sets: Mapping[str, Sequence[Tensor]], title: str, note: Callable[[str], str]
+) -> list[Measurement]:
+    """Return Fréchet and kernel distances of sets of vectors from the real ones; real-vs-real first.
 
     Args:
         real: Real videos.
-        sets: Vectors of every seed, by what they are of.
-        title: What the Fréchet distance is called.
-        note: What there is to say about a set.
+        sets: Vectors ``(N, D)`` of every seed, by name.
+        title: Name of the Fréchet distance.
+        note: Remark on a set, by its name.
     """
-    dimensions, halves = real.vectors.shape[1], real.floor()
-    size, about_floor = len(halves[0]), "two disjoint sets of real videos"
-    rows = []
+    dimensions, halves = real.vectors.shape[1], real.halves()
+    size = len(halves[0])
+    found = []
     for metric, distance, needed in ((title, frechet_distance, dimensions), (kernel_title(title), kernel_distance, 0)):
-        floor = distance(*halves)
-        rows.append(Row(metric, "real", (floor,), floor, size, _remarks(about_floor, size, needed)))
+        reference = distance(*halves)
+        found.append(Measurement(metric, "real", (reference,), reference, size, _note("two disjoint sets of real videos", size, needed)))
         for name, made in sets.items():
             values = tuple(distance(real.reference, vectors) for vectors in made)
             fewest = min(real.wanted, len(made[0]))
-            rows.append(Row(metric, name, values, floor, len(made[0]), _remarks(note(name), fewest, needed)))
-    return rows
+            found.append(Measurement(metric, name, values, reference, len(made[0]), _note(note(name), fewest, needed)))
+    return found
 
 
-def _remarks(note: str, videos: int, dimensions: int) -> str:
+def _note(note: str, videos: int, dimensions: int) -> str:
     few = f"too few videos for {dimensions} dimensions" if videos <= dimensions else ""
     return "; ".join(filter(None, (note, few)))
 
 
-def copy_rows(training: Tensor, real: Tensor | None, sets: Mapping[str, Sequence[Tensor]]) -> list[Row]:
-    """How near videos are to their nearest training video, against how near other real videos are: well below 1 for copies.
+def copy_measurements(training: Tensor, real: Tensor | None, sets: Mapping[str, Sequence[Tensor]]) -> list[Measurement]:
+    """Return the distance of videos to the nearest training video, relative to that of real videos: far below 1 for copies.
 
     Args:
         training: Vectors of training videos.
-        real: Vectors of held-out videos; if there are none, training videos are compared with each other.
-        sets: Vectors of made videos, of every seed.
+        real: Vectors of held-out videos; with None training videos are compared with each other.
+        sets: Vectors of generated videos, of every seed.
     """
-    spread = spread_of(training)
-    bank = training / spread
-    usual, _ = nearest(bank, bank, itself=True) if real is None else nearest(real / spread, bank)
-    rows = []
+    scale = scale_of(training)
+    bank = training / scale
+    usual, _ = nearest(bank, bank, exclude_self=True) if real is None else nearest(real / scale, bank)
+    note = f"against {'other training' if real is None else 'held-out'} videos; {len(training)} training videos"
+    found = []
     for name, made in sets.items():
-        near = [nearest(vectors / spread, bank)[0] for vectors in made]
-        ratios = tuple((found.median() / usual.median()).item() for found in near)
-        shares = tuple((found < usual.quantile(0.01)).double().mean().item() for found in near)
-        note = f"against {'other training' if real is None else 'held-out'} videos; {len(training)} training videos"
-        rows.append(Row("median distance to the nearest training video (1 = as real videos)", name, ratios, 1.0, len(made[0]), note))
-        rows.append(Row("share nearer to a training video than 99 % of real ones", name, shares, 0.01, len(made[0]), note))
-    return rows
+        distances = [nearest(vectors / scale, bank)[0] for vectors in made]
+        ratios = tuple((each.median() / usual.median()).item() for each in distances)
+        fractions = tuple((each < usual.quantile(0.01)).double().mean().item() for each in distances)
+        for metric, values, reference in (
+            ("median distance to the nearest training video (1 = as real videos)", ratios, 1.0),
+            ("fraction nearer to a training video than 99 % of real ones", fractions, 0.01),
+        ):
+            found.append(Measurement(metric, name, values, reference, len(made[0]), note))
+    return found
 
 
-def variety_rows(real: RealVideos, sets: Mapping[str, Sequence[Tensor]]) -> list[Row]:
-    """How much videos made for one condition differ from seed to seed, against real videos of one class; 0 for a single answer."""
-    inside, whole = class_variance(real.vectors, real.labels), real.vectors.var(dim=0).sum().item()
-    usual, what = (whole, "real videos") if inside is None else (inside, "real videos of one class")
-    title, rows = "variety for one condition (1 = as real videos)", []
+def variety_measurements(real: RealVideos, sets: Mapping[str, Sequence[Tensor]]) -> list[Measurement]:
+    """Return the variance of videos over the seeds of one condition, relative to that of real videos of one class; 0: always the same."""
+    within = class_variance(real.vectors, real.labels)
+    usual, kind = (real.vectors.var(dim=0).sum().item(), "real videos") if within is None else (within, "real videos of one class")
+    found = []
     for name, made in sets.items():
         if len(made) > 1 and usual > 0:
             between = torch.stack(list(made)).var(dim=0).sum(dim=1).mean().item()
-            rows.append(Row(title, name, (between / usual,), 1.0, len(made[0]), f"variety against {what}"))
-    return rows
+            metric = "variety for one condition (1 = as real videos)"
+            found.append(Measurement(metric, name, (between / usual,), 1.0, len(made[0]), f"variety against {kind}"))
+    return found
 
 
 def closest(training: Tensor, made: Tensor, count: int) -> list[tuple[int, int]]:
-    """Numbers of the made videos that are nearest to a training video, and of that one; the nearest pair first."""
-    spread = spread_of(training)
-    distances, places = nearest(made / spread, training / spread)
-    return [(number, int(places[number])) for number in distances.argsort()[:count].tolist()]
+    """Return index pairs of the made videos nearest to a training video and of that training video, the nearest pair first."""
+    scale = scale_of(training)
+    distances, indices = nearest(made / scale, training / scale)
+    return [(number, int(indices[number])) for number in distances.argsort()[:count].tolist()]
 
 
-def spread_of(training: Tensor) -> Tensor:
-    """What distances are measured in, for every dimension."""
+def scale_of(training: Tensor) -> Tensor:
+    """Return the unit of distance of every dimension."""
     return training.std(dim=0).clamp(min=1e-12)
 
 
-def nearest(vectors: Tensor, bank: Tensor, itself: bool = False) -> tuple[Tensor, Tensor]:
-    """Distance of every vector to the nearest of a bank, and which; with ``itself`` the bank holds the vectors, which do not count."""
-    distances, places = [], []
+def nearest(vectors: Tensor, bank: Tensor, exclude_self: bool = False) -> tuple[Tensor, Tensor]:
+    """Return distance to and index of the nearest vector of a bank; ``exclude_self`` if the bank is ``vectors``."""
+    distances, indices = [], []
     for first, chunk in zip(range(0, len(vectors), CHUNK), vectors.split(CHUNK), strict=True):
-        found = torch.cdist(chunk, bank)
-        if itself:
-            found[torch.arange(len(chunk)), torch.arange(first, first + len(chunk))] = torch.inf
-        least = found.min(dim=1)
-        distances.append(least.values)
-        places.append(least.indices)
-    return torch.cat(distances), torch.cat(places)
+        pairwise = torch.cdist(chunk, bank)
+        if exclude_self:
+            pairwise[torch.arange(len(chunk)), torch.arange(first, first + len(chunk))] = torch.inf
+        minimum = pairwise.min(dim=1)
+        distances.append(minimum.values)
+        indices.append(minimum.indices)
+    return torch.cat(distances), torch.cat(indices)
 
 
 def class_variance(vectors: Tensor, labels: Tensor) -> float | None:
-    """Sum over dimensions of the unbiased variance within a class, mean over classes of two videos or more; None if there is none."""
+    """Return the sum over dimensions of the unbiased variance within a class, mean over classes of two or more; None if there is none."""
     classes = [vectors[labels == label] for label in labels.unique().tolist() if label >= 0]
     variances = [members.var(dim=0).sum() for members in classes if len(members) > 1]
     return torch.stack(variances).mean().item() if variances else None

@@ -1,31 +1,31 @@
-"""How a number was made: what has to be equal before two numbers may be compared."""
+"""Evaluation protocols: settings that must be equal before two values may be compared."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from modules.geometry import Clip
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to compare generated videos with real ones. Presets are in ``configs/protocol/``.
+    """Protocol of a comparison of generated with real videos. Presets are in ``configs/protocol/``.
 
-    Nothing here changes how videos are made; a run that differs is measured all the same, and its numbers say in what it differs.
+    It does not change how videos are generated. A run that departs from it is measured too, and the departures are noted.
 
     Args:
-        name: Stands beside every number.
-        frames: Frames of a video that are looked at, from its first on; its model may make more.
-        clips: Videos on each side; as many as there are if not given.
-        split: Split of the data that the real videos and the conditions come from.
+        name: Name, shown with every value.
+        frames: Leading frames of a video to compare; the model may generate more.
+        clips: Videos on each side; all available ones if None.
+        split: Split of the real videos and the conditions.
         classes: Conditions of generated videos: ``empirical``, those of the real videos, or ``uniform``, every class equally often.
-        height: Rows of the videos; any if not given.
-        width: Columns; any if not given.
-        fps: Frames per second; any if not given.
-        features: Title that the distance must have, such as ``FVD``; any if not given.
-        repeats: Seeds over which a generated number is averaged.
-        source: Where the protocol is from and what of it is not reproduced.
+        height: Height in pixels; None for any.
+        width: Width in pixels; None for any.
+        fps: Frames per second; None for any.
+        features: Required title of the distance, such as ``FVD``; None for any.
+        repeats: Number of seeds to average over.
+        source: Publication, and what of it is not reproduced.
 
     Raises:
         ValueError: If a number is not positive.
@@ -50,21 +50,21 @@ class Protocol:
                 raise ValueError(f"protocol {self.name}: {name} must be positive, got {value}")
 
     def departures(self, clip: Clip, features: str, real: int, made: int, repeats: int | None = None) -> list[str]:
-        """In what a measurement differs from this protocol, in words; empty if in nothing.
+        """Return the differences of a measurement from this protocol, in words.
 
         Args:
-            clip: What the videos measure.
+            clip: Size of the videos.
             features: Title of the distance.
-            real: Real videos that were used.
-            made: Videos that were compared with them.
-            repeats: Seeds that were used, if any.
+            real: Number of real videos.
+            made: Number of videos compared with them.
+            repeats: Number of seeds, if any.
 
         Raises:
-            ValueError: If the videos are too short, which no remark can mend.
+            ValueError: If the videos are too short to be measured.
         """
         if clip.frames < self.frames:
-            raise ValueError(f"protocol {self.name} looks at {self.frames} frames, the videos have {clip.frames}")
-        found = {
+            raise ValueError(f"protocol {self.name} needs {self.frames} frames, the videos have {clip.frames}")
+        differences = {
             f"{real} real videos instead of {self.clips}": self.clips not in (None, real),
             f"{made} videos instead of {self.clips}": self.clips is not None and made not in (real, self.clips),
             f"{clip.height} rows instead of {self.height}": self.height not in (None, clip.height),
@@ -73,8 +73,9 @@ class Protocol:
             f"{features} instead of {self.features}": self.features not in (None, features),
             f"{repeats} seeds instead of {self.repeats}": repeats not in (None, self.repeats),
         }
-        return [text for text, differs in found.items() if differs]
+        return [text for text, differs in differences.items() if differs]
 
-    def plain(self) -> dict[str, Any]:
-        """All fields as plain values, for files."""
-        return asdict(self)
+    def note(self, clip: Clip, features: str, real: int, made: int, repeats: int | None = None) -> str:
+        """Return :meth:`departures` as one remark; empty if there are none."""
+        departures = self.departures(clip, features, real, made, repeats)
+        return f"not {self.name}: {', '.join(departures)}" if departures else ""

@@ -1,4 +1,4 @@
-"""Vectors of videos by networks that know pictures only."""
+"""Video features from image networks, pooled over time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from modules.metrics.features.video_features import VideoFeatures, load_script, 
 
 
 class FrameFeatures(VideoFeatures):
-    """Looks at pictures and at what changes between them: for networks that know pictures only.
+    """Features of frames and of their changes, from an image network.
 
-    A vector holds, for every channel of every map that the network gives, the mean over time and places, then the mean of the absolute
-    difference of neighbouring frames. Means alone do not see time: a frozen video has those of a moving one.
+    A vector has, for every channel of every map of the network, the mean over time and positions, then the mean absolute difference of
+    neighbouring frames. Means alone are blind to time: a frozen video has those of a moving one.
 
     Args:
-        network: Called with pictures ``(N, 3, H, W)`` in [0, 1]; gives a map ``(N, C, h, w)``, a vector ``(N, C)``, or several of them.
-        name: What the distance is named after.
-        size: Pictures are resized to ``size x size`` pixels before; not at all if 0.
+        network: Maps images ``(N, 3, H, W)`` in [0, 1] to a map ``(N, C, h, w)``, a vector ``(N, C)``, or several of them.
+        name: Name of the features in the name of the distance.
+        size: Images are resized to ``size x size`` pixels; 0 for no resizing.
     """
 
     def __init__(self, network: nn.Module, name: str, size: int = 0) -> None:
@@ -36,27 +36,27 @@ class FrameFeatures(VideoFeatures):
         self.num_features = 2 * sum(found.shape[1] for found in _maps(probe))
 
     def fingerprint(self) -> str:
-        return f"{self.title}, pictures of {self.size} pixels, weights {weights_hash(self.network)}"
+        return f"{self.title}, images of {self.size} pixels, weights {weights_hash(self.network)}"
 
     def vectors(self, video: Tensor) -> Tensor:
-        pictures = rearrange(video, "b c t h w -> (b t) c h w").float() / 255.0
+        images = rearrange(video, "b c t h w -> (b t) c h w").float() / 255.0
         if self.size:
-            pictures = F.interpolate(pictures, size=(self.size, self.size), mode="bilinear", antialias=True)
-        maps = [rearrange(found.flatten(2), "(b t) c p -> b t c p", b=len(video)).double() for found in _maps(self.network(pictures))]
+            images = F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
+        maps = [rearrange(found.flatten(2), "(b t) c p -> b t c p", b=len(video)).double() for found in _maps(self.network(images))]
         still = [found.mean(dim=(1, 3)) for found in maps]
         moving = [found.diff(dim=1).abs().mean(dim=(1, 3)) if found.shape[1] > 1 else torch.zeros_like(found[:, 0, :, 0]) for found in maps]
         return torch.cat(still + moving, dim=1)
 
 
 class RandomFeatures(FrameFeatures):
-    """Random convolutions, the same everywhere: needs no file, and its distance says so in its name.
+    """Random convolutions with fixed weights: needs no file; the name of the distance says that they are random.
 
-    Three in four filters of the first layer do not see plain colour, which would drown all else, and roots are taken of the means, as
-    a change in a weak channel counts too. Both were chosen by how well faults stand out (docs/evaluation.md).
+    Three in four filters of the first layer are insensitive to plain colour, which would dominate, and square roots are taken of the means
+    so that changes in weak channels count. Our decision, by how well faults are detected (docs/evaluation.md).
 
     Args:
         seed: Seed of the weights.
-        widths: Channels of the layers; each halves the picture.
+        widths: Channels of the layers; each halves the resolution.
     """
 
     def __init__(self, seed: int = 0, widths: Sequence[int] = (8, 16, 24)) -> None:
@@ -67,11 +67,11 @@ class RandomFeatures(FrameFeatures):
 
 
 class ScriptedFrameFeatures(FrameFeatures):
-    """A TorchScript file of a picture network, for instance ``torch.jit.trace(network, picture).save(path)``.
+    """Image network from a TorchScript file, for instance ``torch.jit.trace(network, image).save(path)``.
 
     Args:
-        path: The file; called with pictures in [0, 1], so that it has to normalise them itself.
-        size: Side of the pictures that it wants, in pixels.
+        path: The file; the network gets images in [0, 1] and has to normalise them.
+        size: Side of its input images, in pixels.
     """
 
     def __init__(self, path: str, size: int = 224) -> None:
@@ -80,24 +80,24 @@ class ScriptedFrameFeatures(FrameFeatures):
 
 
 class _RandomNetwork(nn.Module):
-    """Convolutions with random weights, of which every layer's output is given."""
+    """Convolutions with random weights; returns the output of every layer."""
 
     def __init__(self, seed: int, widths: Sequence[int]) -> None:
         super().__init__()
-        chance = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         self.layers = nn.ModuleList()
         for inputs, outputs in zip((3, *widths), widths, strict=False):
             layer = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, padding_mode="replicate")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-            weight = torch.randn(layer.weight.shape, generator=chance) * (2 / (9 * inputs)) ** 0.5
+            weight = torch.randn(layer.weight.shape, generator=generator) * (2 / (9 * inputs)) ** 0.5
             if not self.layers:
                 weight[outputs // 4 :] -= weight[outputs // 4 :].mean(dim=(2, 3), keepdim=True)
             with torch.no_grad():
                 layer.weight.copy_(weight)
             self.layers.append(layer)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        hidden, found = 2 * pictures - 1, []
+    def forward(self, images: Tensor) -> list[Tensor]:
+        hidden, found = 2 * images - 1, []
         for layer in self.layers:
             hidden = F.relu(layer(hidden))
             found.append(hidden)
@@ -105,6 +105,6 @@ class _RandomNetwork(nn.Module):
 
 
 def _maps(found: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """What a network gives, as maps ``(N, C, ...)``."""
+    """Output of a network as maps ``(N, C, ...)``."""
     maps = [found] if isinstance(found, Tensor) else list(found)
     return [one[..., None] if one.ndim == 2 else one for one in maps]

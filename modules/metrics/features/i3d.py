@@ -1,4 +1,4 @@
-"""The features of the Fréchet Video Distance: I3D, from one of the two public files that the field uses."""
+"""I3D features of the Fréchet Video Distance, from one of its two public files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KNOWN = {
     "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2": "i3d_torchscript.pt",
     "55095f049e706479d48e221adcdb145b2b9dc930ba28b081ed72367ffaa32343": "i3d_pretrained_400.pt",
 }
-# The same architecture with other weights: its distance is no FVD, although it is often called so.
+# The same architecture with other weights: its distance is not FVD, although often called so.
 OTHERS = {"2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538": "rgb_imagenet.pt"}
 SIDE = 224
 
@@ -27,15 +27,15 @@ SIDE = 224
 class I3D(VideoFeatures):
     """Logits of 400 Kinetics classes, mean over time, of videos resized to 224 x 224 pixels.
 
-    Pixels go from uint8 to [-1, 1]; the picture is squashed to a square, bilinear without antialiasing, as by TATS.
+    uint8 pixels are scaled to [-1, 1]; images are resized to a square, bilinear without antialiasing, as in TATS.
 
     Args:
-        path: ``i3d_torchscript.pt`` or ``i3d_pretrained_400.pt``; known by its sha256, not by its name.
-        sha256: The hash of another file that is to be trusted. Its distance is then not called FVD.
+        path: ``i3d_torchscript.pt`` or ``i3d_pretrained_400.pt``, identified by its SHA-256, not by its name.
+        sha256: Hash of another file to accept. Its distance is not called FVD.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is another one than these, or not what it seems.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not one of these, or has another content.
     """
 
     num_features = CLASSES
@@ -45,11 +45,11 @@ class I3D(VideoFeatures):
         super().__init__()
         digest = file_hash(path)
         if digest in OTHERS:
-            raise ValueError(f"{path} is {OTHERS[digest]}, another network than that of FVD; numbers made with it compare with nothing")
+            raise ValueError(f"{path} is {OTHERS[digest]}, not the network of FVD; values computed with it compare with nothing")
         if digest not in KNOWN and digest != (sha256 or "").lower():
             raise ValueError(
                 f"{path} is neither {' nor '.join(KNOWN.values())}: its sha256 is {digest}; "
-                "if you trust it all the same, give this hash as sha256, and the distance will bear its name"
+                "to accept it, pass this hash as sha256; the distance is then named after the file"
             )
         self.title = "FVD" if digest in KNOWN else f"Fréchet distance, features I3D file {digest[:8]}"
         self.digest = digest
@@ -59,16 +59,16 @@ class I3D(VideoFeatures):
         return f"I3D {self.digest}"
 
     def vectors(self, video: Tensor) -> Tensor:
-        pictures = rearrange(video, "b c t h w -> (b t) c h w").float()
-        pictures = F.interpolate(pictures, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-        pixels = rearrange(pictures, "(b t) c h w -> b c t h w", b=len(video)) / 127.5 - 1.0
+        images = rearrange(video, "b c t h w -> (b t) c h w").float()
+        images = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+        pixels = rearrange(images, "(b t) c h w -> b c t h w", b=len(video)) / 127.5 - 1.0
         if self.scripted:
             return self.network(pixels, rescale=False, resize=False, return_features=True)
         return self.network(pixels)
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, bool]:
-    """The network of a file, and whether it is a TorchScript one."""
+    """Return the network of a file, and True if it is TorchScript."""
     if is_script(path):
         return load_script(path)[0], True
     network = I3DNetwork()
@@ -77,7 +77,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, bool]:
 
 
 def is_script(path: str | Path) -> bool:
-    """Whether a file holds TorchScript."""
+    """Return True if a file is TorchScript."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as file:

@@ -1,4 +1,4 @@
-"""Inception-v1 inflated to video (I3D, Carreira and Zisserman 2017), RGB, 400 classes; parts are named as in ``i3d_pretrained_400.pt``."""
+"""Inception-v1 inflated to video (I3D, Carreira and Zisserman 2017), RGB, 400 classes; names as in ``i3d_pretrained_400.pt``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIXED = {
 
 
 class I3DNetwork(nn.Module):
-    """Videos to 400 logits, mean over time; before the softmax."""
+    """I3D: logits of 400 classes, mean over time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class I3DNetwork(nn.Module):
 
 
 class Unit(nn.Module):
-    """Convolution without bias, batch norm, ReLU; as many outputs as inputs divided by the stride."""
+    """Convolution without bias, batch norm, ReLU; output size is ``ceil(size / stride)``."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four branches side by side."""
+    """Inception block of four parallel branches."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -77,12 +77,12 @@ class Mixed(nn.Module):
 
 
 def pool(hidden: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """Greatest value; what is outside counts as zero, as the inputs, which come from a ReLU, are never below."""
+    """Max pooling with "same" padding; zeros are neutral, as the inputs come from a ReLU."""
     return F.max_pool3d(same(hidden, kernel, stride), kernel, stride)  # type: ignore[arg-type]
 
 
 def same(hidden: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """Zeros around the last three axes, so that an axis of ``n`` gives ``ceil(n / stride)``; of an odd number the larger half behind."""
+    """Zero padding as in TensorFlow: an axis of ``n`` gives ``ceil(n / stride)``; of an odd number the larger half is at the end."""
     pads: list[int] = []
     for length, size, step in zip(hidden.shape[:-4:-1], kernel[::-1], stride[::-1], strict=True):
         missing = max(size - (step if length % step == 0 else length % step), 0)

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018) as a network that knows pictures, from a file in torchvision's layout."""
+"""MobileNetV2 (Sandler et al. 2018) image features, from a file in torchvision's layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 LAYERS = 19
 LAST = 1280
 
-# Statistics of the pictures in [0, 1] that the network was trained with.
+# Mean and standard deviation of the training images in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 
@@ -23,16 +23,16 @@ DEVIATION = (0.229, 0.224, 0.225)
 class MobileNetFeatures(FrameFeatures):
     """Maps of MobileNetV2, trained on ImageNet.
 
-    The whole network gives 1280 channels, so vectors of 2560 numbers, which ask for thousands of videos; earlier layers have fewer.
+    The whole network has 1280 channels, so vectors of 2560 numbers, which need thousands of videos; earlier layers have fewer.
 
     Args:
-        path: File of weights in torchvision's layout, ``mobilenet_v2-b0353104.pth`` or ``mobilenet_v2-7ebf99e0.pth``.
-        layers: Layers to use, 19 for all; 14 give 96 channels.
-        size: Side of the pictures, in pixels.
+        path: Weights in torchvision's layout, ``mobilenet_v2-b0353104.pth`` or ``mobilenet_v2-7ebf99e0.pth``.
+        layers: Number of leading layers to use, 19 for all; 14 give 96 channels.
+        size: Side of the images, in pixels.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds other weights, or there are no so many layers.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it has other weights, or ``layers`` is out of range.
     """
 
     def __init__(self, path: str, layers: int = LAYERS, size: int = 224) -> None:
@@ -47,7 +47,7 @@ class MobileNetFeatures(FrameFeatures):
 
 
 class MobileNet(nn.Module):
-    """Pictures in [0, 1] to maps."""
+    """Maps of images in [0, 1]."""
 
     mean: Tensor
     deviation: Tensor
@@ -64,12 +64,12 @@ class MobileNet(nn.Module):
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.features((pictures - self.mean) / self.deviation)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features((images - self.mean) / self.deviation)
 
 
 class Block(nn.Module):
-    """Widened, filtered channel by channel, narrowed; added to its input where they are alike."""
+    """Inverted residual block; the shortcut exists where input and output have the same shape."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -77,13 +77,13 @@ class Block(nn.Module):
         widened = [unit(inputs, wide, 1)] if expansion > 1 else []
         narrow = [nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
         self.conv = nn.Sequential(*widened, unit(wide, wide, 3, stride=stride, groups=wide), *narrow)
-        self.alike = stride == 1 and inputs == outputs
+        self.residual = stride == 1 and inputs == outputs
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.conv(hidden) if self.alike else self.conv(hidden)
+        return hidden + self.conv(hidden) if self.residual else self.conv(hidden)
 
 
 def unit(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU that ends at 6."""
+    """Convolution, batch norm, ReLU6."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())

@@ -1,4 +1,4 @@
-"""Vectors that stand for videos: what a Fréchet distance is measured between."""
+"""Feature vectors of videos, between which distances are measured."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from modules.storage.checksums import file_hash
 
-# Batches that a batch norm has seen.
+# Buffer of a batch norm that does not affect its output.
 COUNTER = "num_batches_tracked"
 
 
 class VideoFeatures(nn.Module, ABC):
-    """A fixed network from videos to vectors; its distance is named after it.
+    """Fixed network from videos to vectors; its distance is named after it.
 
     Attributes:
         num_features: Length of a vector.
-        title: What the Fréchet distance between these vectors is called. Only I3D's may be called FVD.
-        min_frames: Frames that a video must have at least.
+        title: Name of the Fréchet distance between these vectors. Only that of I3D may be called FVD.
+        min_frames: Minimum number of frames.
     """
 
     num_features: int
@@ -32,14 +32,14 @@ class VideoFeatures(nn.Module, ABC):
     min_frames: int = 1
 
     def forward(self, video: Tensor) -> Tensor:
-        """``(B, 3, T, H, W)`` uint8 to ``(B, num_features)`` float64, exact sums of which need no further care.
+        """Return vectors ``(B, num_features)`` float64 of videos ``(B, 3, T, H, W)`` uint8.
 
         Raises:
             TypeError: If the video is not uint8.
-            ValueError: If it is too short, or the network gives something else than finite vectors of the length it promised.
+            ValueError: If it is too short, or the network does not return finite vectors of ``num_features``.
         """
         if video.dtype != torch.uint8:
-            raise TypeError(f"features are taken of uint8 videos, so that files give the same number; got {video.dtype}")
+            raise TypeError(f"features are computed from uint8 videos, as files hold them; got {video.dtype}")
         if video.shape[2] < self.min_frames:
             raise ValueError(f"{self.title} needs at least {self.min_frames} frames, got {video.shape[2]}")
         with torch.no_grad(), torch.autocast(video.device.type, enabled=False):
@@ -50,42 +50,42 @@ class VideoFeatures(nn.Module, ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Says which network this is, weights included; keeps results of different ones apart."""
+        """Identify the network including its weights."""
 
     @abstractmethod
     def vectors(self, video: Tensor) -> Tensor:
-        """The vectors of uint8 videos."""
+        """Vectors of uint8 videos."""
 
     def train(self, mode: bool = True) -> VideoFeatures:
-        """Stay in evaluation mode, whatever the model that is measured does."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
 
 def load_script(path: str | Path) -> tuple[torch.jit.ScriptModule, str]:
-    """A TorchScript file, which can hold nothing but TorchScript, and its sha256.
+    """Return the network of a TorchScript file and its SHA-256. Loading TorchScript runs no pickled code.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is none.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not TorchScript.
     """
     digest = file_hash(path)
     try:
         with warnings.catch_warnings():
-            # Deprecated, and still the format of the file that the field uses.
+            # Deprecated, but the format of the published file.
             warnings.filterwarnings("ignore", message=".*torch.jit.load.*deprecated")
             return torch.jit.load(str(path), map_location="cpu").eval(), digest
     except RuntimeError as error:
-        raise ValueError(f"{path} is no TorchScript file") from error
+        raise ValueError(f"{path} is not a TorchScript file") from error
 
 
 def fill(network: nn.Module, weights: Mapping[str, Any], path: str | Path, what: str) -> None:
-    """Give a network its weights; counters of batches, which nobody needs, may be missing.
+    """Load weights into a network; ``num_batches_tracked`` may be missing.
 
     Args:
         network: The network.
         weights: Content of a file.
-        path: The file, for errors.
-        what: What the network is called in errors.
+        path: The file, for error messages.
+        what: Name of the network, for error messages.
 
     Raises:
         ValueError: If a weight is missing, of another shape, or unknown.
@@ -94,14 +94,14 @@ def fill(network: nn.Module, weights: Mapping[str, Any], path: str | Path, what:
     found = {name: tuple(values.shape) for name, values in weights.items() if isinstance(values, Tensor) and not name.endswith(COUNTER)}
     for name, shape in wanted.items():
         if found.get(name) != shape:
-            raise ValueError(f"{path} is no {what}: {name} must be {shape}, got {found.get(name, 'nothing')}")
-    if strangers := sorted(found.keys() - wanted.keys()):
-        raise ValueError(f"{path} is no {what}: it also holds {strangers[0]}")
+            raise ValueError(f"{path} is not {what}: {name} must be {shape}, got {found.get(name, 'nothing')}")
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise ValueError(f"{path} is not {what}: it also has {unknown[0]}")
     network.load_state_dict(dict(weights), strict=False)
 
 
 def weights_hash(network: nn.Module) -> str:
-    """sha256 of the names and values of a network's weights."""
+    """Return the SHA-256 of names and values of a network's weights."""
     digest = hashlib.sha256()
     for name, values in network.state_dict().items():
         digest.update(f"{name} {tuple(values.shape)}".encode())

@@ -1,19 +1,19 @@
-"""Latents of clips, encoded once by a tokenizer and kept in files."""
+"""Latents of clips, encoded once by a tokenizer and stored in files."""
 
-from modules.storage.latents.cache import CachedClip, LatentCache, plan_path, shard_files, shard_path
-from modules.storage.latents.header import CachePlan, Numbers, Shard, bytes_of_latent, clips_of_shard
-from modules.storage.latents.writer import open_plan, write_shard
+from modules.storage.latents.cache import CachedClip, LatentCache, header_path, shard_files, shard_path
+from modules.storage.latents.header import CacheHeader, Shard, StorageDtype, bytes_of_latent, clips_of_shard
+from modules.storage.latents.writer import open_header, write_shard
 
 __all__ = [
-    "CachePlan",
+    "CacheHeader",
     "CachedClip",
     "LatentCache",
-    "Numbers",
     "Shard",
+    "StorageDtype",
     "bytes_of_latent",
     "clips_of_shard",
-    "open_plan",
-    "plan_path",
+    "header_path",
+    "open_header",
     "shard_files",
     "shard_path",
     "write_shard",

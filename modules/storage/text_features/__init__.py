@@ -1,4 +1,4 @@
-"""Features of texts, made once by a frozen encoder and kept in a file."""
+"""Text features of a frozen encoder, computed once and stored in a file."""
 
 from modules.storage.text_features.cache import EncoderIdentity, FeatureCache
 from modules.storage.text_features.writer import merge, write_cache

@@ -1,9 +1,8 @@
-"""Features of texts from a frozen encoder, in a file: every text at its own length, read one by one, each checked against its hash.
+"""Text features of a frozen encoder in a file, without padding, read text by text, each checked against its hash.
 
-A cache is a safetensors file of ``offsets`` ``(N + 1,)`` int64, ``features`` ``(offsets[-1], D)`` bfloat16 with the texts one after the
-other, ``texts`` (their JSON list as bytes), ``digests`` ``(N, 32)`` (a SHA-256 of every text's features) and ``seal`` (one of everything
-but the features); its metadata say which encoder made it. So opening reads the index only, whatever the features weigh, and what is damaged
-is refused when it is opened or used.
+A cache is a safetensors file with ``offsets`` ``(N + 1,)`` int64, ``features`` ``(offsets[-1], D)`` bfloat16 (the tokens of all texts,
+concatenated), ``texts`` (their JSON list as bytes), ``digests`` ``(N, 32)`` (SHA-256 of every text's features) and ``seal`` (SHA-256 of
+everything except the features); its metadata name the encoder. Opening reads the index only, and damage is detected on opening or use.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ FORMAT = "text features 1"
 
 @dataclass(frozen=True)
 class EncoderIdentity:
-    """Which encoder made some features.
+    """Identity of a text encoder.
 
     Args:
-        name: What it was called, for people.
-        sha256: What tells it from all others, in hexadecimal.
+        name: Name for messages.
+        sha256: Hash of its weights and vocabulary, in hexadecimal.
     """
 
     name: str
@@ -38,72 +37,64 @@ class EncoderIdentity:
 
 
 class FeatureCache:
-    """A file of text features, open for reading. Texts and lengths are in memory, features stay on the disc.
+    """File of text features, open for reading. Texts and lengths are in memory, features stay on the disk.
 
     Attributes:
-        path: Where it is.
-        encoder: Who made the features.
-        width: Numbers per token, ``D``.
-        texts: The texts, in the order of their numbers.
+        path: The file.
+        encoder: Encoder of the features.
+        width: Feature size ``D`` of a token.
+        texts: The texts, by index.
         lengths: ``(N,)`` int64, tokens of every text, all at least 1.
 
     Args:
-        path: File that :func:`modules.storage.text_features.write_cache` made.
+        path: File that :func:`modules.storage.text_features.write_cache` wrote.
 
     Raises:
-        ValueError: If there is no such file, it is none of ours, or its index is damaged.
+        ValueError: If there is no such file, it has another format, or its index is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise ValueError(f"there is no file {path} (relative paths start at {Path.cwd()}); python -m scripts.encode_texts makes it")
+            raise ValueError(f"there is no file {path} (relative paths start at {Path.cwd()}); make it with python -m scripts.encode_texts")
         try:
             self._file = safe_open(self.path, framework="pt")
             metadata = self._file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} holds no text features")
+                raise ValueError(f"{path} has no text features")
             offsets, texts, self._digests, seal = map(self._file.get_tensor, ("offsets", "texts", "digests", "seal"))
             self.width = self._file.get_slice("features").get_shape()[1]
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or no file of text features: {error}") from error
+            raise ValueError(f"{path} is damaged or not a file of text features: {error}") from error
         if seal_of(metadata, self.width, (offsets, texts, self._digests)) != raw(seal):
-            raise ValueError(f"{path} is damaged: its index is not the one that was written")
+            raise ValueError(f"{path} is damaged: its index does not match its checksum")
         self.encoder = EncoderIdentity(metadata["encoder"], metadata["sha256"])
         self.texts: list[str] = json.loads(raw(texts))
         self.lengths = offsets.diff()
         self._offsets = offsets.tolist()
-        self._numbers = {text: number for number, text in enumerate(self.texts)}
+        self._indices = {text: index for index, text in enumerate(self.texts)}
 
     def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
-        # An open file cannot be copied; copies of a model and other processes open it again.
+        # Open files cannot be pickled; copies of a model and other processes open them again.
         return FeatureCache, (self.path,)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def numbers_of(self, texts: Sequence[str]) -> list[int]:
-        """The numbers of some texts.
-
-        Raises:
-            ValueError: If the cache lacks one.
-        """
-        missing = [text for text in texts if text not in self._numbers]
+        """Return the indices of some texts; raises ``ValueError`` if the cache lacks one."""
+        missing = [text for text in texts if text not in self._indices]
         if missing:
             raise ValueError(f"{self.path} lacks {len(missing)} of {len(texts)} texts, such as {missing[0]!r}: add them with encode_texts")
-        return [self._numbers[text] for text in texts]
+        return [self._indices[text] for text in texts]
 
     def features_of(self, texts: Sequence[str]) -> list[Tensor]:
-        """``(n, D)`` bfloat16 per text; raises like :meth:`numbers_of` and :meth:`features`."""
+        """Return ``(n, D)`` bfloat16 per text; raises like :meth:`numbers_of` and :meth:`features`."""
         return [self.features(number) for number in self.numbers_of(texts)]
 
     def features(self, number: int) -> Tensor:
-        """``(n, D)`` bfloat16 of text ``number``.
-
-        Raises:
-            ValueError: If they are not those that were written.
-        """
+        """Return the features of text ``number``, ``(n, D)`` bfloat16; raises ``ValueError`` if they are damaged."""
         features = self._file.get_slice("features")[self._offsets[number] : self._offsets[number + 1]]
         if digest_of(features) != raw(self._digests[number]):
-            raise ValueError(f"{self.path} is damaged: the features of {self.texts[number]!r} are not those that were written")
+            raise ValueError(f"{self.path} is damaged: the features of {self.texts[number]!r} do not match their checksum")
         return features

@@ -1,4 +1,4 @@
-"""Texts to features with an encoder from Hugging Face's library, which is needed for nothing else and imported here only."""
+"""Text encoders of Hugging Face's transformers library, which is imported here only, when it is needed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from modules.storage.checksums import file_hash
 from modules.storage.text_features import EncoderIdentity
 
 
 class TextEncoder(Protocol):
-    """What :mod:`scripts.encode_texts` fills a cache with.
+    """Encoder as :mod:`scripts.encode_texts` uses it.
 
     Attributes:
-        identity: Which encoder it is.
-        width: Numbers per token, ``D``.
-        longest: Most tokens of a text; the encoder leaves out those that follow.
+        identity: Identity of the encoder.
+        width: Feature size ``D`` of a token.
+        longest: Maximum number of tokens of a text; later tokens are cut off.
     """
 
     identity: EncoderIdentity
@@ -30,23 +31,23 @@ class TextEncoder(Protocol):
     longest: int
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of every text, those that would be left out included."""
+        """Return the number of tokens of every text before it is cut."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """``(n, D)`` floats per text, without padding."""
+        """Return the features of every text without padding, ``(n, D)`` floats."""
         ...
 
 
 class HuggingFaceEncoder:
-    """T5, or any other model of the library whose output has a ``last_hidden_state`` for texts.
+    """T5, or any other model of the library whose output for texts has a ``last_hidden_state``.
 
-    Weights are computed with in the type of their file. Code that comes with a model is never run.
+    Weights keep the dtype of their file. Custom code of a model is never run.
 
     Args:
-        name: A folder with the model and its tokenizer, or their name on the hub, from where they are downloaded.
-        device: Such as "cuda".
-        longest: Most tokens of a text.
+        name: Folder with the model and its tokenizer, or their name on the hub, from which they are downloaded.
+        device: Device, such as "cuda".
+        longest: Maximum number of tokens of a text.
 
     Raises:
         ValueError: If the library is not installed or cannot read the model, or ``longest`` is below 1.
@@ -60,8 +61,8 @@ class HuggingFaceEncoder:
             self._tokenizer = library.AutoTokenizer.from_pretrained(name)
             self._model = _model_of(library, name).eval().to(device)
         except (OSError, ValueError, ImportError, UnpicklingError) as error:
-            raise ValueError(f"no text encoder can be read from {name}: {error}") from error
-        # Some decoders have no padding of their own; what is put there is masked and dropped.
+            raise ValueError(f"cannot read a text encoder from {name}: {error}") from error
+        # Some decoders define no padding token. The padding is masked and dropped.
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
         self._tokenizer.padding_side = "right"
         self.identity = identify(name, self._tokenizer.get_vocab())
@@ -78,33 +79,32 @@ class HuggingFaceEncoder:
 
 
 def identify(name: str, vocabulary: dict[str, int]) -> EncoderIdentity:
-    """An encoder by the content of its weight files and its vocabulary: a downloaded model and a copy of it are the same.
+    """Return the identity of an encoder from its weight files and vocabulary, equal for a downloaded model and a copy of it.
 
     Raises:
-        ValueError: If there is no file of weights.
+        ValueError: If there is no weight file.
     """
     folder = Path(name)
     if not folder.is_dir():
-        # Nothing is downloaded here: this finds where the library has put the files that it read.
+        # Downloads nothing, and returns the local folder of the files that were read.
         folder = Path(importlib.import_module("huggingface_hub").snapshot_download(name, local_files_only=True))
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not files:
-        raise ValueError(f"{folder} has no .safetensors or .bin files of weights")
+        raise ValueError(f"{folder} has no weight files (.safetensors or .bin)")
     whole = hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode())
     for path in files:
-        with open(path, "rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+        whole.update(bytes.fromhex(file_hash(path)))
     return EncoderIdentity(name, whole.hexdigest())
 
 
 def _model_of(library: Any, name: str) -> Any:
-    """The encoder alone where a model has a decoder too; raises ``ValueError`` if the files lack a part of it."""
+    """Load a model, without its decoder if it has an encoder; raises ``ValueError`` if tensors are missing in its files."""
     settings = {"dtype": "auto", "output_loading_info": True}
     try:
         model, found = library.AutoModelForTextEncoding.from_pretrained(name, **settings)
-    except ValueError:  # the library's way to say that it has no encoder alone for this model
+    except ValueError:  # the library has no encoder-only class for this model
         model, found = library.AutoModel.from_pretrained(name, **settings)
-    # The library would fill what is missing with random numbers; a pooler comes after what is used here.
+    # The library initialises missing tensors randomly. A pooler is not used here.
     missing = sorted(name for name in found["missing_keys"] if "pooler" not in name)
     if missing:
         raise ValueError(f"its files lack {len(missing)} tensors, such as {missing[0]}")

@@ -1,4 +1,4 @@
-"""The game between tokenizer and critics: hinge losses, when they start, and what steadies them (paper 4.1)."""
+"""Adversarial training of the tokenizer: hinge losses, their schedule and LeCAM regularisation (paper 4.1)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from modules.tokenizer.losses.discriminator import FrameCritic, VideoCritic
+from modules.tokenizer.losses.discriminator import FrameDiscriminator, VideoDiscriminator
 
 
 class LeCAM(nn.Module):
-    """Keeps a critic's logits on either side near where those of the other have been (Tseng et al. 2021).
+    """LeCAM regularisation (Tseng et al. 2021): keeps logits of each class near the running mean of the other class.
 
-    The averages are buffers, so a resumed run goes on with them.
+    The running means are buffers, so a resumed run continues with them.
 
     Args:
-        decay: What a call leaves of the averages, in [0, 1).
+        decay: Decay of the running means per call, in [0, 1).
 
     Raises:
-        ValueError: If the decay is outside.
+        ValueError: If the decay is outside this range.
     """
 
     averages: Tensor
@@ -35,33 +35,33 @@ class LeCAM(nn.Module):
         self.register_buffer("started", torch.tensor(False))
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Take the means of float32 logits of any shape into the averages, then the penalty, a scalar.
+        """Penalty, a scalar, of float32 logits of any shape; updates the running means first.
 
-        The averages start at the first means seen (our decision: from zero, early logits would be drawn there).
+        The means start at the first values seen (our decision: starting at zero would pull early logits to zero).
         """
-        means = _over_processes(torch.stack([real.mean(), fake.mean()]))
+        means = _mean_over_processes(torch.stack([real.mean(), fake.mean()]))
         averages = torch.where(self.started, torch.lerp(means, self.averages, self.decay), means)
-        # A step that is skipped as its logits are not finite must not stay in the averages for ever.
-        usable = means.isfinite().all()
-        self.averages.copy_(torch.where(usable, averages, self.averages))
-        self.started.logical_or_(usable)
+        # A step that is skipped because its logits are not finite must not leave NaN in the running means.
+        finite = means.isfinite().all()
+        self.averages.copy_(torch.where(finite, averages, self.averages))
+        self.started.logical_or_(finite)
         average_real, average_fake = averages
         return F.relu(real - average_fake).square().mean() + F.relu(average_real - fake).square().mean()
 
 
 class AdversarialLoss(nn.Module):
-    """Critics of frames and of motion, and the losses of both sides.
+    """Discriminators of frames and of video, with the losses of generator and discriminators.
 
     Args:
         weight: Weight of the adversarial term in the tokenizer's loss (0.3 in the recipe of Infinity's released tokenizer).
-        start_step: Step from which the critics are trained and heard.
+        start_step: First step with discriminators.
         ramp_steps: Steps over which the weight then rises from zero; 0 for none.
-        channels: Width of the critics' first layer.
-        layers: Layers of the critics that halve rows and columns.
-        lecam: Weight of the regulariser in the critics' loss.
+        channels: Channels of the discriminators' first layer.
+        layers: Discriminator layers that halve height and width.
+        lecam: Weight of the LeCAM penalty in the discriminators' loss.
 
     Raises:
-        ValueError: If a weight or a number of steps is negative, or the critics would be empty.
+        ValueError: If a weight or a number of steps is negative, or the discriminators would be empty.
     """
 
     def __init__(
@@ -77,58 +77,56 @@ class AdversarialLoss(nn.Module):
         super().__init__()
         for name, value in {"weight": weight, "start_step": start_step, "ramp_steps": ramp_steps, "lecam": lecam}.items():
             if value < 0:
-                raise ValueError(f"the adversary's {name} must not be negative, got {value}")
+                raise ValueError(f"the adversarial loss's {name} must not be negative, got {value}")
         self.weight, self.lecam = weight, lecam
         self.start_step, self.ramp_steps = start_step, ramp_steps
-        self.critics = nn.ModuleDict({"frame": FrameCritic(channels, layers), "video": VideoCritic(channels, layers)})
+        # Named as in existing checkpoints.
+        self.critics = nn.ModuleDict({"frame": FrameDiscriminator(channels, layers), "video": VideoDiscriminator(channels, layers)})
         self.regularizers = nn.ModuleDict({name: LeCAM() for name in self.critics})
 
     def active(self, step: int) -> bool:
-        """Whether the critics are trained at a step."""
+        """Whether the discriminators are used and trained at a step."""
         return step >= self.start_step
 
-    def strength(self, step: int) -> float:
-        """Weight of :meth:`generator_loss` at a step: nothing before the start, then a linear rise."""
+    def weight_at(self, step: int) -> float:
+        """Weight of :meth:`generator_loss` at a step: zero before ``start_step``, then a linear ramp."""
         if not self.active(step):
             return 0.0
-        passed = step - self.start_step
-        return self.weight * passed / self.ramp_steps if passed < self.ramp_steps else self.weight
+        elapsed = step - self.start_step
+        return self.weight * elapsed / self.ramp_steps if elapsed < self.ramp_steps else self.weight
 
     def generator_loss(self, fake: Tensor) -> Tensor:
-        """What the tokenizer minimises: the negative mean logit, mean over critics.
+        """Generator loss: negative mean logit, mean over discriminators, a float32 scalar.
 
-        The critics are called with detached copies of their parameters. The loss thus leaves no gradient on them, which the critics'
-        own step would otherwise take along, and nothing has to be switched back before :meth:`critic_loss`.
+        The discriminators are called with detached parameters. The loss thus leaves no gradients on them, and no ``requires_grad`` has
+        to be switched back before :meth:`discriminator_loss`.
 
         Args:
-            fake: ``(B, 3, T, H, W)`` reconstructions; get a gradient.
-
-        Returns:
-            A float32 scalar.
+            fake: ``(B, 3, T, H, W)`` reconstructions; gradients flow into them.
 
         Raises:
-            ValueError: If the frames are too small for the critics.
+            ValueError: If the frames are too small for the discriminators.
         """
-        return torch.stack([-_frozen_call(critic, fake).float().mean() for critic in self.critics.values()]).mean()
+        return -torch.stack([_frozen_call(each, fake).float().mean() for each in self.critics.values()]).mean()
 
-    def critic_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """What the critics minimise; every call also moves LeCAM's averages.
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """Discriminator loss and its parts; updates the running means of LeCAM.
 
         Args:
-            real: ``(B, 3, T, H, W)`` true clips.
+            real: ``(B, 3, T, H, W)`` clips.
             fake: Their reconstructions; neither gets a gradient.
 
         Returns:
-            Float32 scalars: ``loss``, its parts ``hinge`` and ``lecam`` (unweighted, mean over critics), and the mean logits
+            Float32 scalars: ``loss``, its parts ``hinge`` and ``lecam`` (unweighted, mean over discriminators), and the mean logits
             ``real_frame``, ``fake_frame``, ``real_video``, ``fake_video``, detached.
 
         Raises:
-            ValueError: If the frames are too small for the critics.
+            ValueError: If the frames are too small for the discriminators.
         """
-        clips = torch.cat([real.detach(), fake.detach()])  # one pass: no clip changes another's logits
+        clips = torch.cat([real.detach(), fake.detach()])  # one pass: logits of a clip do not depend on other clips
         hinges, penalties, means = [], [], {}
-        for name, critic in self.critics.items():
-            real_logits, fake_logits = critic(clips).float().split([len(real), len(fake)])
+        for name, discriminator in self.critics.items():
+            real_logits, fake_logits = discriminator(clips).float().split([len(real), len(fake)])
             hinges.append(hinge(real_logits, fake_logits))
             penalties.append(self.regularizers[name](real_logits, fake_logits))
             means |= {f"real_{name}": real_logits.detach().mean(), f"fake_{name}": fake_logits.detach().mean()}
@@ -137,16 +135,16 @@ class AdversarialLoss(nn.Module):
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """Half the mean distance of true logits below 1 and of false ones above -1."""
+    """Hinge loss of discriminator logits, halved: margins are 1 for real and -1 for fake."""
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
 
 
-def _frozen_call(critic: nn.Module, video: Tensor) -> Tensor:
-    return functional_call(critic, {name: value.detach() for name, value in critic.named_parameters()}, (video,))
+def _frozen_call(module: nn.Module, video: Tensor) -> Tensor:
+    return functional_call(module, {name: value.detach() for name, value in module.named_parameters()}, (video,))
 
 
-def _over_processes(means: Tensor) -> Tensor:
-    """The mean over all processes, so that their averages, and with them their critics' losses, agree; no gradient."""
+def _mean_over_processes(means: Tensor) -> Tensor:
+    """Mean over all processes, without gradient, so that LeCAM's buffers and penalties agree."""
     means = means.detach().clone()
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(means)

@@ -1,8 +1,8 @@
-"""Networks that tell true clips from reconstructed ones, patch by patch (paper 4.1; PatchGAN of Isola et al. 2017).
+"""PatchGAN discriminators of frames and of video (paper 4.1; Isola et al. 2017).
 
-Our decisions: two critics, one for pictures and one for motion; group instead of batch norm, with which a clip's logits would depend on
-the other clips of its batch and on the process it is in; 3 x 3 instead of 4 x 4 kernels in the two layers without stride, which would
-otherwise shrink away what is left of small pictures.
+Our decisions: two discriminators, one for single frames and one for motion; group norm instead of batch norm, which would make the logits
+of a clip depend on the other clips of its batch and process; 3 x 3 instead of 4 x 4 kernels in the two layers without stride, which would
+otherwise shrink the feature maps of small frames to nothing.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from itertools import pairwise
 from einops import rearrange
 from torch import Tensor, nn
 
-# The first layers of the video critic halve time as well: what is compared later then spans several frames.
+# The first layers of the video discriminator also halve time, so that the later ones compare several frames.
 TEMPORAL_LAYERS = 2
 
 
-class FrameCritic(nn.Module):
-    """Judges every frame by itself.
+class PatchDiscriminator(nn.Module):
+    """Base of both discriminators: strided convolutions, then two without stride, to one logit per patch.
 
     Args:
-        channels: Width after the first layer; doubled by every layer up to eight times.
-        layers: Number of layers that halve rows and columns.
+        channels: Channels after the first layer; each layer doubles them, up to eight times.
+        layers: Number of layers that halve height and width.
 
     Raises:
         ValueError: If either is not positive.
@@ -30,64 +30,59 @@ class FrameCritic(nn.Module):
 
     def __init__(self, channels: int = 64, layers: int = 3) -> None:
         super().__init__()
-        self.smallest = 2**layers
-        widths = list(pairwise(_widths(channels, layers)))
-        strided = [nn.Conv2d(*pair, 4, stride=2, padding=1) for pair in widths[:layers]]
-        self.network = _stacked([*strided, *(nn.Conv2d(*pair, 3, padding=1) for pair in widths[layers:])])
+        if channels < 1 or layers < 1:
+            raise ValueError(f"a discriminator needs at least 1 channel and 1 layer, got channels {channels} and layers {layers}")
+        self.min_size = 2**layers
+        widths = [3, *(channels * min(2**layer, 8) for layer in range(layers + 1)), 1]
+        self.network = _stack([self._convolution(*pair, layer, layer < layers) for layer, pair in enumerate(pairwise(widths))])
+
+    def _convolution(self, channels_in: int, channels_out: int, layer: int, strided: bool) -> nn.Conv2d | nn.Conv3d:
+        raise NotImplementedError
+
+    def _check_size(self, video: Tensor) -> None:
+        height, width = video.shape[-2:]
+        if min(height, width) < self.min_size:
+            raise ValueError(f"the discriminator needs frames of at least {self.min_size} x {self.min_size} pixels, got {height} x {width}")
+
+
+class FrameDiscriminator(PatchDiscriminator):
+    """2D discriminator that sees each frame separately. Arguments are those of :class:`PatchDiscriminator`."""
 
     def forward(self, video: Tensor) -> Tensor:
-        """``(B, 3, T, H, W)`` to logits ``(B, 1, T, h, w)``, high where it looks true.
+        """Logits ``(B, 1, T, h, w)`` of ``(B, 3, T, H, W)``, high for real patches.
 
         Raises:
             ValueError: If the frames are too small for the layers.
         """
-        _check_size(video, self.smallest)
+        self._check_size(video)
         logits = self.network(rearrange(video, "b c t h w -> (b t) c h w"))
         return rearrange(logits, "(b t) c h w -> b c t h w", t=video.shape[2])
 
+    def _convolution(self, channels_in: int, channels_out: int, layer: int, strided: bool) -> nn.Conv2d:
+        return nn.Conv2d(channels_in, channels_out, 4 if strided else 3, stride=2 if strided else 1, padding=1)
 
-class VideoCritic(nn.Module):
-    """Judges space and time together, also of a single frame.
 
-    Args:
-        channels: Width after the first layer; doubled by every layer up to eight times.
-        layers: Number of layers that halve rows and columns.
-
-    Raises:
-        ValueError: If either is not positive.
-    """
-
-    def __init__(self, channels: int = 64, layers: int = 3) -> None:
-        super().__init__()
-        self.smallest = 2**layers
-        widths = list(pairwise(_widths(channels, layers)))
-        strided = [_halving(*pair, temporal=index < TEMPORAL_LAYERS) for index, pair in enumerate(widths[:layers])]
-        self.network = _stacked([*strided, *(nn.Conv3d(*pair, 3, padding=1) for pair in widths[layers:])])
+class VideoDiscriminator(PatchDiscriminator):
+    """3D discriminator over space and time; a single frame is accepted too. Arguments are those of :class:`PatchDiscriminator`."""
 
     def forward(self, video: Tensor) -> Tensor:
-        """``(B, 3, T, H, W)`` to logits ``(B, 1, t, h, w)``, high where it looks true.
+        """Logits ``(B, 1, t, h, w)`` of ``(B, 3, T, H, W)``, high for real patches.
 
         Raises:
             ValueError: If the frames are too small for the layers.
         """
-        _check_size(video, self.smallest)
+        self._check_size(video)
         return self.network(video)
 
-
-def _widths(channels: int, layers: int) -> list[int]:
-    """Channels before, between and after all layers: those with stride, and two without."""
-    if channels < 1 or layers < 1:
-        raise ValueError(f"a critic needs at least 1 channel and 1 layer, got channels {channels} and layers {layers}")
-    return [3, *(channels * min(2**layer, 8) for layer in range(layers + 1)), 1]
-
-
-def _halving(channels_in: int, channels_out: int, *, temporal: bool) -> nn.Conv3d:
-    """Half the rows and columns, and half the frames where ``temporal``, rounded up so that one frame stays."""
-    return nn.Conv3d(channels_in, channels_out, (3, 4, 4), stride=(2 if temporal else 1, 2, 2), padding=1)
+    def _convolution(self, channels_in: int, channels_out: int, layer: int, strided: bool) -> nn.Conv3d:
+        if not strided:
+            return nn.Conv3d(channels_in, channels_out, 3, padding=1)
+        time_stride = 2 if layer < TEMPORAL_LAYERS else 1  # rounded up, so that one frame remains
+        return nn.Conv3d(channels_in, channels_out, (3, 4, 4), stride=(time_stride, 2, 2), padding=1)
 
 
-def _stacked(convolutions: list[nn.Conv2d] | list[nn.Conv3d]) -> nn.Sequential:
-    """The convolutions with leaky rectifiers between them, and norms but before the first; weights start small, as in PatchGAN."""
+def _stack(convolutions: list[nn.Conv2d | nn.Conv3d]) -> nn.Sequential:
+    """Convolutions with leaky ReLUs between them and norms from the second one on; small initial weights, as in PatchGAN."""
     parts: list[nn.Module] = []
     for index, convolution in enumerate(convolutions):
         nn.init.normal_(convolution.weight, std=0.02)
@@ -102,11 +97,5 @@ def _stacked(convolutions: list[nn.Conv2d] | list[nn.Conv3d]) -> nn.Sequential:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """Up to 32 groups, but of at least four channels: single ones would lose all they say where one place is left."""
+    """Group norm with up to 32 groups of at least four channels: at one position, a group of one channel is always zero."""
     return nn.GroupNorm(math.gcd(32, channels, max(channels // 4, 1)), channels)
-
-
-def _check_size(video: Tensor, smallest: int) -> None:
-    height, width = video.shape[-2:]
-    if min(height, width) < smallest:
-        raise ValueError(f"the critic's layers need frames of at least {smallest} x {smallest} pixels, got {height} x {width}")

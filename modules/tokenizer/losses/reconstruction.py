@@ -1,4 +1,4 @@
-"""What the tokenizer is trained for (paper 4.1)."""
+"""Reconstruction and quantiser losses of the tokenizer (paper 4.1)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TokenizerLoss:
 
     Args:
         absolute: Weight of the mean absolute pixel error.
-        perceptual: Weight of the perceptual distance; needs the network that measures it.
-        squared: Weight of the mean squared pixel error; small models leave the plateau of flat pictures sooner with it.
+        perceptual: Weight of the perceptual loss; needs its network.
+        squared: Weight of the mean squared pixel error; it helps small models to leave the plateau of constant images sooner.
         commitment: Weight of the commitment loss, mean over scales (published recipe: 1).
         entropy: Weight of the entropy penalty, mean over scales (published recipe: 0.4).
-        residual: Weight of what the last scale leaves over, the mean squared distance of the latent from its quantised sum. It bounds
+        residual: Weight of the residual after the last scale, the mean squared distance of the latent from its quantised sum. It bounds
             the latent (our decision: without it the encoder's output grows until all scales code the same sign).
     """
 
@@ -34,12 +34,12 @@ class TokenizerLoss:
     residual: float = 0.0
 
     def __call__(self, result: Reconstruction, video: Tensor, perceptual: PerceptualLoss | None = None) -> dict[str, Tensor]:
-        """Every term, unweighted, and their weighted sum as ``loss``.
+        """All unweighted terms by name, and their weighted sum as ``loss``.
 
         Args:
             result: The tokenizer's output for ``video``.
             video: ``(B, 3, T, H, W)`` in [-1, 1].
-            perceptual: Measures the perceptual distance; without it the term is left out.
+            perceptual: Network of the perceptual loss; without it the term is omitted.
         """
         quantized = result.quantized
         terms = {

@@ -1,1 +1,1 @@
-"""Convolutions with fewer multiplications (Toom-Cook)."""
+"""Winograd convolutions (Toom-Cook algorithm)."""

@@ -1,9 +1,9 @@
-"""Convolutions with fewer multiplications: the sums of ``F.conv3d`` up to rounding, for inference in float32 on CPUs.
+"""Winograd convolutions over space and time for inference in float32 on CPUs; equal to ``F.conv3d`` up to rounding.
 
 Four neighbouring outputs of a kernel with three taps need six products instead of twelve (:mod:`modules.tokenizer.winograd.schemes`), an
-eighth over two spatial axes and time. After nearest-neighbour up-sampling two outputs see only two inputs, and three products do.
-Products are summed over channels, so those of one position in a tile are one matrix product over all tiles. Tiles are handled in blocks
-small enough for the cache, and channels come last, so that all additions run over contiguous memory.
+eighth over two spatial axes and time. After nearest-neighbour upsampling two outputs depend on two inputs only and need three products.
+Products are summed over channels, so those of one position in a tile are one matrix product over all tiles. Tiles are processed in blocks
+that fit the cache, and channels come last, so that all additions run over contiguous memory.
 """
 
 from __future__ import annotations
@@ -16,130 +16,130 @@ from math import prod
 import torch
 from torch import Tensor
 
-from modules.tokenizer.winograd.schemes import DOUBLED, DOUBLED_CAUSAL, FOUR, ONE, PER_FRAME, Scheme
+from modules.tokenizer.winograd.schemes import CAUSAL_UPSAMPLE, DIRECT, F4, ONE_TAP, UPSAMPLE, TileScheme
 
-# Tiles of one block. Fewer make the matrix products slow, more do not fit the cache (measured with 1 MiB of second level for two cores).
+# Tiles of a block. Fewer slow the matrix products down, more do not fit the cache (measured with 1 MiB of L2 cache for two cores).
 BLOCK = 128
-# Below these channels :func:`pays` says no; the second is for three taps in time and at least four frames (measured).
-MIN_CHANNELS, MIN_CHANNELS_FOUR = 128, 32
-# And below these pixels times frames, where transforming the kernel takes longer than it saves; the second is for up-sampling (measured).
-MIN_PIXELS, MIN_PIXELS_DOUBLED = 1000, 64
+# Minimum number of channels; MIN_CHANNELS_F4 is for three taps in time and at least four frames (measured).
+MIN_CHANNELS, MIN_CHANNELS_F4 = 128, 32
+# Minimum number of pixels times frames, below which the kernel transform takes longer than it saves (measured).
+MIN_PIXELS, MIN_PIXELS_UPSAMPLE = 1000, 64
 
 
-class Scratch:
-    """Memory for intermediate results, taken again under the same name: fresh memory from the system costs more than using it."""
+class Buffers:
+    """Reusable buffers for intermediate results, by name: allocating new memory costs more than using it."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """A float32 tensor of that shape holding anything, valid until the name is taken again."""
+        """Return an uninitialised float32 tensor, valid until the name is taken again."""
         size = prod(shape)
         if name not in self._buffers or self._buffers[name].numel() < size:
             self._buffers[name] = torch.empty(size, dtype=torch.float32, device="cpu")
         return self._buffers[name][:size].view(shape)
 
 
-_scratch: ContextVar[Scratch | None] = ContextVar("scratch", default=None)
+_buffers: ContextVar[Buffers | None] = ContextVar("winograd_buffers", default=None)
 
 
 @contextmanager
-def fast_convolutions() -> Iterator[None]:
-    """Inside, :func:`pays` may say yes, and all calls use the same memory, released at the end. No values are kept between calls."""
-    token = _scratch.set(Scratch())
+def winograd_convolutions() -> Iterator[None]:
+    """Use Winograd convolutions where :func:`winograd_applies`. All calls share buffers, which are released at the end."""
+    token = _buffers.set(Buffers())
     try:
         yield
     finally:
-        _scratch.reset(token)
+        _buffers.reset(token)
 
 
-def pays(extended: Tensor, weight: Tensor, doubled: bool = False) -> bool:
-    """Whether the functions below are switched on, give the right result here and take less time than ``F.conv3d``.
+def winograd_applies(extended: Tensor, weight: Tensor, upsample: bool = False) -> bool:
+    """Whether Winograd convolutions are enabled, support this case and take less time than ``F.conv3d``.
 
     Args:
         extended: The input, with the frames before it.
         weight: ``(C_out, C_in, k, kernel, kernel)``.
-        doubled: Whether :func:`upsample_convolve` is meant, which pays earlier.
+        upsample: Whether :func:`winograd_upsample_conv3d` is meant, which saves time for smaller inputs too.
     """
-    single = extended.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if _scratch.get() is None or torch.is_grad_enabled() or extended.device.type != "cpu" or not single:
+    float32 = extended.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if _buffers.get() is None or torch.is_grad_enabled() or extended.device.type != "cpu" or not float32:
         return False
     frames = extended.shape[2] - weight.shape[2] + 1
-    channels = MIN_CHANNELS_FOUR if weight.shape[2] == 3 and frames >= 4 else MIN_CHANNELS
-    pixels = MIN_PIXELS_DOUBLED if doubled else MIN_PIXELS
-    known = tuple(weight.shape[2:]) in ((1, 3, 3), (3, 3, 3))
-    return known and min(weight.shape[:2]) >= channels and frames * extended.shape[3:].numel() >= pixels
+    channels = MIN_CHANNELS_F4 if weight.shape[2] == 3 and frames >= 4 else MIN_CHANNELS
+    pixels = MIN_PIXELS_UPSAMPLE if upsample else MIN_PIXELS
+    supported = tuple(weight.shape[2:]) in ((1, 3, 3), (3, 3, 3))
+    return supported and min(weight.shape[:2]) >= channels and frames * extended.shape[3:].numel() >= pixels
 
 
-def convolve(extended: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``F.conv3d`` with one zero pixel around every frame, valid in time.
+def winograd_conv3d(extended: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.conv3d`` with one zero pixel around each frame and no padding in time.
 
     Args:
-        extended: ``(B, C_in, T+k-1, H, W)`` float32, the frames before included. Fastest with channels last.
-        weight: ``(C_out, C_in, k, 3, 3)`` with ``k`` 1 or 3. Transformed anew in every call.
+        extended: ``(B, C_in, T+k-1, H, W)`` float32, including the frames before. Fastest with channels last.
+        weight: ``(C_out, C_in, k, 3, 3)`` with ``k`` 1 or 3. Transformed in each call.
         bias: ``(C_out,)``.
 
     Returns:
         ``(B, C_out, T, H, W)``, channels last.
     """
     frames = extended.shape[2] - weight.shape[2] + 1
-    return _batched(extended, weight, bias, FOUR, _frame_by_frame(frames, weight.shape[2]))
+    return _convolve(extended, weight, bias, F4, _time_tiles(frames, weight.shape[2]))
 
 
-def upsample_convolve(extended: Tensor, weight: Tensor, bias: Tensor, temporal: bool) -> Tensor:
-    """Nearest-neighbour up-sampling followed by the convolution, without ever making the large picture that goes in between.
+def winograd_upsample_conv3d(extended: Tensor, weight: Tensor, bias: Tensor, temporal: bool) -> Tensor:
+    """Nearest-neighbour upsampling followed by the convolution, without computing the upsampled video.
 
     Args:
-        extended: ``(B, C_in, T+e, H, W)`` float32, not up-sampled, behind the ``e`` frames before it: ``k - 1``, or 1 if ``temporal``.
+        extended: ``(B, C_in, T+e, H, W)`` float32, not upsampled, including the ``e`` frames before: ``k - 1``, or 1 if ``temporal``.
         weight: ``(C_out, C_in, k, 3, 3)``, ``k`` 1 or 3, and 3 if ``temporal``.
         bias: ``(C_out,)``.
-        temporal: Whether frames are doubled, too. The outputs are then those of the causal convolution over doubled frames that belong to
-            the inputs ``1 .. T`` of ``extended``: each gives the output that ends with its first copy, and the one that ends with both.
-            Where a video starts with a single frame, put a zero frame in front and drop the first output.
+        temporal: Whether frames are doubled as well. Each of the inputs ``1 .. T`` of ``extended`` then has two outputs of the causal
+            convolution over doubled frames: the one that ends with its first copy, and the one that ends with both. Where a video starts
+            with a single frame, prepend a zero frame and drop the first output.
 
     Returns:
         ``(B, C_out, T or 2T, 2H, 2W)``, channels last.
     """
     frames = extended.shape[2] - (1 if temporal else weight.shape[2] - 1)
-    parts = [(DOUBLED_CAUSAL, 0, frames)] if temporal else _frame_by_frame(frames, weight.shape[2])
-    return _batched(extended, weight, bias, DOUBLED, parts)
+    parts = [(CAUSAL_UPSAMPLE, 0, frames)] if temporal else _time_tiles(frames, weight.shape[2])
+    return _convolve(extended, weight, bias, UPSAMPLE, parts)
 
 
-def _frame_by_frame(frames: int, taps: int) -> list[tuple[Scheme, int, int]]:
-    """How to cover ``frames`` outputs: schemes with their first input and number of tiles."""
+def _time_tiles(frames: int, taps: int) -> list[tuple[TileScheme, int, int]]:
+    """Tiles that cover ``frames`` outputs: schemes with their first input and number of tiles."""
     if taps == 1:
-        return [(PER_FRAME, 0, frames)]
+        return [(ONE_TAP, 0, frames)]
     fours, rest = divmod(frames, 4)
-    return [part for part in ((ONE, 0, rest), (FOUR, rest, fours)) if part[2]]
+    return [part for part in ((DIRECT, 0, rest), (F4, rest, fours)) if part[2]]
 
 
-def _batched(extended: Tensor, weight: Tensor, bias: Tensor, space: Scheme, parts: Sequence[tuple[Scheme, int, int]]) -> Tensor:
+def _convolve(extended: Tensor, weight: Tensor, bias: Tensor, space: TileScheme, parts: Sequence[tuple[TileScheme, int, int]]) -> Tensor:
     videos = extended.contiguous(memory_format=torch.channels_last_3d).permute(0, 2, 3, 4, 1)
     tiles = [-(-side // space.step) for side in extended.shape[3:]]
     frames = [time.outputs * count for time, _, count in parts]
     result = extended.new_empty(len(videos), sum(frames), *(space.outputs * count for count in tiles), len(weight))
-    scratch = _scratch.get() or Scratch()
+    buffers = _buffers.get() or Buffers()
     for (time, first, _), targets in zip(parts, result.split(frames, dim=1), strict=True):
-        layer = _Layer(time, space, weight, bias, scratch)
+        tiled = _TiledConvolution(time, space, weight, bias, buffers)
         for video, target in zip(videos, targets, strict=True):
-            layer.run(video[first:], target)
+            tiled.run(video[first:], target)
     height, width = (side * space.outputs // space.step for side in extended.shape[3:])
     return result[:, :, :height, :width].permute(0, 4, 1, 2, 3).contiguous(memory_format=torch.channels_last_3d)
 
 
-class _Layer:
-    """A convolution with one scheme in time and one in space. Axes are frames, rows, columns, channels; products come in front."""
+class _TiledConvolution:
+    """Convolution with one scheme in time and one in space. Axes are (products,) frames, rows, columns, channels."""
 
-    def __init__(self, time: Scheme, space: Scheme, weight: Tensor, bias: Tensor, scratch: Scratch) -> None:
-        self.time, self.space, self.bias, self.scratch = time, space, bias, scratch
-        self.kernels = self._transform(weight)
+    def __init__(self, time: TileScheme, space: TileScheme, weight: Tensor, bias: Tensor, buffers: Buffers) -> None:
+        self.time, self.space, self.bias, self.buffers = time, space, bias, buffers
+        self.kernels = self._transform_kernel(weight)
 
-    def _transform(self, weight: Tensor) -> Tensor:
-        """The kernel in all positions of a tile, ``(rows, columns * times, C_in, C_out)``."""
+    def _transform_kernel(self, weight: Tensor) -> Tensor:
+        """Kernels of all positions in a tile, ``(rows, columns * times, C_in, C_out)``."""
         space, time = (torch.tensor(scheme.kernel, dtype=torch.float64) for scheme in (self.space, self.time))
         positions = torch.kron(torch.kron(space, space), time).view(-1, 3, 3, time.shape[1])
         positions = positions.permute(0, 3, 1, 2).flatten(1).to(weight.dtype)  # columns in the order of the weight's axes
-        kernels = self.scratch.take("kernels", len(positions), weight.shape[:2].numel())
+        kernels = self.buffers.take("kernels", len(positions), weight.shape[:2].numel())
         torch.mm(positions, weight.flatten(2).flatten(0, 1).t(), out=kernels)
         return kernels.view(len(space), -1, *weight.shape[:2]).transpose(2, 3)
 
@@ -158,43 +158,43 @@ class _Layer:
                 self._block(frames, top * space.step - 1, columns, out)
 
     def _block(self, frames: Tensor, top: int, columns: int, out: Tensor) -> None:
-        """Tiles from row ``top`` of the picture on, to ``out`` ``(times, outputs, rows, outputs, width, C_out)``."""
+        """Compute the tiles from image row ``top`` on, to ``out`` ``(times, outputs, rows, outputs, width, C_out)``."""
         times, _, rows, _, width, _ = out.shape
-        side = self.space.outputs
-        bands = self._spread("bands", self._padded(frames, top, times, rows, columns), 2, rows)
-        wide = self.scratch.take("wide", *bands.shape[:4], columns, side, len(self.bias))
-        for kernels, band, gathered in zip(self.kernels, bands, wide, strict=True):
-            factors = self._spread("factors", band, 3, columns)
-            products = self.scratch.take("products", *factors.shape[:5], len(self.bias))
+        side, channels = self.space.outputs, len(self.bias)
+        bands = self._transform_input("bands", self._padded(frames, top, times, rows, columns), 2, rows)
+        wide = self.buffers.take("wide", *bands.shape[:4], columns, side, channels)
+        for kernels, band, columns_out in zip(self.kernels, bands, wide, strict=True):
+            factors = self._transform_input("factors", band, 3, columns)
+            products = self.buffers.take("products", *factors.shape[:5], channels)
             flat = factors.view(len(kernels), -1, factors.shape[-1])
-            torch.bmm(flat, kernels, out=products.view(len(kernels), -1, len(self.bias)))
-            self.space.gather(products, gathered.unbind(4))
-        high = self.scratch.take("high", *wide.shape[1:4], side, width, len(self.bias))
-        self.space.gather(wide.flatten(4, 5), high.unbind(3))
-        self.time.gather(high, out.unbind(1))
+            torch.bmm(flat, kernels, out=products.view(len(kernels), -1, channels))
+            self.space.transform_output(products, columns_out.unbind(4))
+        high = self.buffers.take("high", *wide.shape[1:4], side, width, channels)
+        self.space.transform_output(wide.flatten(4, 5), high.unbind(3))
+        self.time.transform_output(high, out.unbind(1))
         out += self.bias
 
     def _padded(self, frames: Tensor, top: int, times: int, rows: int, columns: int) -> Tensor:
-        """The factors along time, ``(products, times, height, width, C_in)``, with zeros around the picture."""
-        _, picture_height, picture_width, channels = frames.shape
+        """Factors along time, ``(products, times, height, width, C_in)``, with zeros around the image."""
+        _, image_height, image_width, channels = frames.shape
         height, width = ((count - 1) * self.space.step + self.space.inputs for count in (rows, columns))
-        above, below = max(0, -top), min(height, picture_height - top)
-        padded = self.scratch.take("padded", len(self.time.kernel), times, height, width, channels)
-        for border in (padded[:, :, :above], padded[:, :, below:], padded[:, :, :, :1], padded[:, :, :, picture_width + 1 :]):
+        above, below = max(0, -top), min(height, image_height - top)
+        padded = self.buffers.take("padded", len(self.time.kernel), times, height, width, channels)
+        for border in (padded[:, :, :above], padded[:, :, below:], padded[:, :, :, :1], padded[:, :, :, image_width + 1 :]):
             border.zero_()
-        values = _shifted(frames[:, top + above : top + below], self.time, 0, times)
-        self.time.spread(values, padded[:, :, above:below, 1 : picture_width + 1])
+        values = _tile_inputs(frames[:, top + above : top + below], self.time, 0, times)
+        self.time.transform_input(values, padded[:, :, above:below, 1 : image_width + 1])
         return padded
 
-    def _spread(self, name: str, values: Tensor, axis: int, tiles: int) -> Tensor:
-        """Factors along a spatial axis, the products' axis in front."""
-        shifted = _shifted(values, self.space, axis, tiles)
-        out = self.scratch.take(name, len(self.space.kernel), *shifted[0].shape)
-        self.space.spread(shifted, out)
+    def _transform_input(self, name: str, values: Tensor, axis: int, tiles: int) -> Tensor:
+        """Factors along a spatial axis, with the axis of products in front."""
+        inputs = _tile_inputs(values, self.space, axis, tiles)
+        out = self.buffers.take(name, len(self.space.kernel), *inputs[0].shape)
+        self.space.transform_input(inputs, out)
         return out
 
 
-def _shifted(values: Tensor, scheme: Scheme, axis: int, tiles: int) -> list[Tensor]:
-    """What every tile reads first, second and so on, along one axis."""
+def _tile_inputs(values: Tensor, scheme: TileScheme, axis: int, tiles: int) -> list[Tensor]:
+    """First, second, ... input of all tiles along one axis."""
     before = (slice(None),) * axis
     return [values[(*before, slice(k, k + (tiles - 1) * scheme.step + 1, scheme.step))] for k in range(scheme.inputs)]

@@ -47,11 +47,11 @@ class Attention(nn.Module):
         self.key_norm = nn.RMSNorm(width // heads, eps=1e-6)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, hidden: Tensor, around: BlockContext) -> Tensor:
+    def forward(self, hidden: Tensor, context: BlockContext) -> Tensor:
         """``(B, n, C)`` to the same shape."""
         query, key, value = rearrange(self.qkv(hidden), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        query = rotate(self.query_norm(query), around.cosines, around.sines).type_as(value)
-        key = rotate(self.key_norm(key), around.cosines, around.sines).type_as(value)
-        if around.cache is not None:
-            key, value = around.cache.append(self.layer, key, value)
-        return self.out(rearrange(around.attend(query, key, value), "b h n d -> b n (h d)"))
+        query = rotate(self.query_norm(query), context.cosines, context.sines).type_as(value)
+        key = rotate(self.key_norm(key), context.cosines, context.sines).type_as(value)
+        if context.cache is not None:
+            key, value = context.cache.append(self.layer, key, value)
+        return self.out(rearrange(context.attend(query, key, value), "b h n d -> b n (h d)"))

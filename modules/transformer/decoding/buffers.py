@@ -1,8 +1,8 @@
-"""Where a run of decoding keeps its tensors: at addresses that stay, so that a step can be recorded once and replayed.
+"""Decoding buffers at fixed addresses, so that a step can be recorded once and replayed.
 
-A step reads its inputs, the model's weights and the workspace, and writes to the workspace. All that differs between two steps of one kind
-at one length of the cache are values in these tensors. There are few such pairs, even in a run without an end, as the cache is of fixed
-size: one per scale for every number of past frames, and one more for the very first block.
+A step reads its inputs, the weights and the buffers, and writes to the buffers. Two steps of the same kind and cache length differ only in
+the values of these tensors. The cache size is fixed, so a run of any length has few such pairs: one per scale and number of past frames,
+and one for the first block of the video.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from modules.transformer.attention.attention import BlockContext, Dense
 from modules.transformer.attention.kv_cache import KVCache
 from modules.transformer.block import Modulation
 
-# Inputs of one shape to outputs of one shape.
+# A decoding step: inputs of a fixed shape to outputs of a fixed shape.
 Step = Callable[[Tensor], Tensor]
 
-# Makes of a step, and inputs like those to come, something that does the same for less; see modules.transformer.decoding.cuda_graphs.
+# Records a step for cheaper replay on inputs of the same shape; see modules.transformer.decoding.cuda_graphs.
 Recorder = Callable[[Step, Tensor], Step]
 
-# Workspaces with recorded steps that are kept for later runs, for batches and lengths in turn.
-MAX_KEPT = 4
+# Buffers, with their recorded steps, that are kept for later runs of the same shape.
+MAX_KEPT_BUFFERS = 4
 
 
 class Steps:
-    """Computes every step anew."""
+    """Runs every step eagerly."""
 
     def __call__(self, kind: Hashable, step: Step, inputs: Tensor) -> Tensor:
-        """Do a step; steps of one kind do the same things to the same tensors."""
+        """Run a step. Steps of the same kind perform the same operations on the same tensors."""
         return step(inputs)
 
 
 class RecordedSteps(Steps):
-    """Records the first step of every kind, and replays it for the others."""
+    """Records the first step of each kind and replays it for later ones."""
 
     def __init__(self, record: Recorder) -> None:
         self._record = record
@@ -51,15 +51,15 @@ class RecordedSteps(Steps):
         return self._recordings[kind](inputs)
 
 
-class Workspace:
-    """The tensors of one run at a time.
+class DecodingBuffers:
+    """Tensors of one decoding run; reusable after it.
 
     Args:
-        cache: Keys and values of the condition, the past and one frame.
-        prompt: Keys and values of a condition by itself.
-        cosines: ``(n, head_dim / 2)`` rotary factors of the condition and of one frame.
-        modulation: What the condition does to the norms, None if nothing.
-        steps: How steps are done.
+        cache: Keys and values of the condition, the past frames and the current frame.
+        prompt: Keys and values of the condition alone.
+        cosines: ``(n, head_dim / 2)`` rotary factors of the condition and one frame.
+        modulation: Scales, shifts and gates of the norms; None without adaptive norms.
+        steps: Runs or replays steps.
     """
 
     def __init__(self, cache: KVCache, prompt: KVCache, cosines: Tensor, modulation: Modulation | None, steps: Steps) -> None:
@@ -69,61 +69,61 @@ class Workspace:
 
     @property
     def is_free(self) -> bool:
-        """Whether the run that uses it is gone."""
+        """True once the run that used the buffers has been garbage-collected."""
         return self._user() is None
 
-    def use(self, run: object) -> None:
-        """Begin anew for a run, whose end frees the workspace."""
+    def assign(self, run: object) -> None:
+        """Empty the cache and assign the buffers to a run for the lifetime of that object."""
         self.cache.truncate(0)
         self._user = weakref.ref(run)
 
-    def turn(self, first: int, factors: tuple[Tensor, Tensor]) -> None:
-        """Set rotary factors from the row ``first`` on."""
-        for held, new in zip((self.cosines, self.sines), factors, strict=True):
-            held[first : first + len(new)] = new
+    def set_rope(self, first: int, factors: tuple[Tensor, Tensor]) -> None:
+        """Set the rotary factors (cosines, sines), starting at row ``first``."""
+        for buffer, new in zip((self.cosines, self.sines), factors, strict=True):
+            buffer[first : first + len(new)] = new
 
-    def modulate(self, modulation: Modulation | None) -> None:
-        """Set what the condition does to the norms."""
-        for held, new in zip(self.modulation or (), modulation or (), strict=True):
-            held.copy_(new)
+    def set_modulation(self, modulation: Modulation | None) -> None:
+        """Set the modulation of the norms by the condition."""
+        for buffer, new in zip(self.modulation or (), modulation or (), strict=True):
+            buffer.copy_(new)
 
-    def around(self, tokens: slice, cache: KVCache) -> BlockContext:
-        """What surrounds tokens that see all of a cache and join it; their rows among the rotary factors."""
+    def block_context(self, tokens: slice, cache: KVCache) -> BlockContext:
+        """Block inputs for tokens that attend to all of ``cache`` and are appended to it; ``tokens`` are their rotary rows."""
         modulation = self.modulation and self.modulation.blocks
         return BlockContext(self.cosines[tokens], self.sines[tokens], Dense(None), modulation, cache)
 
 
-class Workspaces:
-    """Lends every run a workspace: a new one, or with recorded steps one that an earlier run of the same shape has left.
+class BufferPool:
+    """Provides decoding buffers: new ones, or for recorded steps the free ones of an earlier run of the same shape.
 
-    Recordings hold the addresses of the weights, so they must be dropped where weights move. A copy keeps nothing.
+    Recordings hold the addresses of the weights, so the pool must be cleared when weights move. A copied or unpickled pool is empty.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Workspace, Hashable] = {}
+        self._kept: dict[DecodingBuffers, Hashable] = {}
 
-    def lend(self, shape: Hashable, record: Recorder | None, make: Callable[[Steps], Workspace]) -> Workspace:
-        """A workspace that nobody uses.
+    def acquire(self, shape: Hashable, record: Recorder | None, make: Callable[[Steps], DecodingBuffers]) -> DecodingBuffers:
+        """Return buffers that no live run uses.
 
         Args:
-            shape: What runs must have in common to use the same workspace.
-            record: How steps are recorded, None if they are not.
-            make: A new workspace with these steps.
+            shape: Key that runs must share to reuse each other's buffers.
+            record: Recorder of steps, None to run them eagerly.
+            make: Creates new buffers with the given steps.
         """
-        # Of a later run outside of inference mode, too, which may not write to tensors that were made in it.
+        # A later run outside inference mode must be able to write to these buffers.
         with torch.inference_mode(False), torch.no_grad():
             if record is None:
                 return make(Steps())
-            free = (space for space, its_shape in self._kept.items() if its_shape == shape and space.is_free)
-            space = next(free, None) or make(RecordedSteps(record))
-        self._kept = {**{kept: its_shape for kept, its_shape in self._kept.items() if kept is not space}, space: shape}
-        for oldest in list(self._kept)[:-MAX_KEPT]:
+            free = (buffers for buffers, its_shape in self._kept.items() if its_shape == shape and buffers.is_free)
+            buffers = next(free, None) or make(RecordedSteps(record))
+        self._kept = {**{kept: its_shape for kept, its_shape in self._kept.items() if kept is not buffers}, buffers: shape}
+        for oldest in list(self._kept)[:-MAX_KEPT_BUFFERS]:
             del self._kept[oldest]
-        return space
+        return buffers
 
-    def drop(self) -> None:
-        """Forget all that was recorded."""
+    def clear(self) -> None:
+        """Drop all buffers and recorded steps."""
         self._kept = {}
 
-    def __reduce__(self) -> tuple[type[Workspaces], tuple[()]]:
-        return Workspaces, ()
+    def __reduce__(self) -> tuple[type[BufferPool], tuple[()]]:
+        return BufferPool, ()

@@ -47,7 +47,7 @@ def test_a_bad_step_changes_nothing_and_is_written_down(tmp_path: Path, bad: flo
     model = fit(tmp_path, [1.0, 1.0, bad, 1.0], guard)
     clean = fit(tmp_path / "clean", [1.0, 1.0, 1.0], SkipNonFiniteSteps())
     assert torch.equal(model.weight, clean.weight) and not torch.equal(model.seen[1], model.seen[2])
-    assert torch.equal(model.seen[2], model.seen[3]) and guard.steps.skipped == 1
+    assert torch.equal(model.seen[2], model.seen[3]) and guard.guard.skipped == 1
     assert lines(tmp_path) == [{"step": 2, "what": "skipped", "gradient_norm": "nan" if bad != bad else "inf", "clips": [2]}] or bad == bad
     assert [line["clips"] for line in lines(tmp_path)] == [[2]]
     assert not (tmp_path / "clean/suspicious_steps.jsonl").exists()
@@ -67,7 +67,7 @@ def test_all_batches_of_an_accumulated_step_are_named(tmp_path: Path) -> None:
 
 def test_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
     nan = float("nan")
-    with pytest.raises(ValueError, match=r"2 steps in a row .* the last one for clips \[4\], which are in .*suspicious_steps.jsonl"):
+    with pytest.raises(ValueError, match=r"2 consecutive steps .* the last one for clips \[4\], listed in .*suspicious_steps.jsonl"):
         fit(tmp_path, [1.0, nan, 1.0, nan, nan, 1.0], SkipNonFiniteSteps(patience=2))
     assert [line["clips"] for line in lines(tmp_path)] == [[1], [3], [4]]
 
@@ -81,10 +81,10 @@ def test_a_sudden_loss_is_reported_once_and_does_not_raise_the_bar(tmp_path: Pat
 
 def test_the_count_goes_into_the_checkpoint() -> None:
     guard, later = SkipNonFiniteSteps(), SkipNonFiniteSteps()
-    guard.steps.skipped = 3
+    guard.guard.skipped = 3
     guard._losses.extend([1.0, 2.0])
     later.load_state_dict(guard.state_dict())
-    assert later.steps.skipped == 3 and list(later._losses) == [1.0, 2.0]
+    assert later.guard.skipped == 3 and list(later._losses) == [1.0, 2.0]
 
 
 def test_impossible_settings_are_refused() -> None:

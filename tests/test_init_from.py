@@ -79,7 +79,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{name} is not a readable file of weights"):
             read_weights(tmp_path / name)
     torch.save({"state_dict": {"something": torch.zeros(1)}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="no weights for this model: it holds something"):
+    with pytest.raises(ValueError, match="no weights for this model: it has something"):
         load_weights(Parts(1), tmp_path / "foreign.ckpt")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from modules.tokenizer.losses.adversarial import AdversarialLoss, LeCAM, hinge
-from modules.tokenizer.losses.discriminator import FrameCritic, VideoCritic
+from modules.tokenizer.losses.discriminator import FrameDiscriminator, VideoDiscriminator
 
 REAL, FAKE = [2.0, -1.0, 0.5], [-3.0, 0.0, 1.5, 1.5]
 
@@ -23,11 +23,11 @@ def small(**settings: float) -> AdversarialLoss:
 @pytest.mark.parametrize(("frames", "times"), [(9, 3), (5, 2), (2, 1), (1, 1)])
 def test_logits_are_patches_of_frames_or_of_spans(frames: int, times: int) -> None:
     video = torch.randn(2, 3, frames, 48, 32)
-    assert FrameCritic(8)(video).shape == (2, 1, frames, 6, 4)
-    assert VideoCritic(8)(video).shape == (2, 1, times, 6, 4)
+    assert FrameDiscriminator(8)(video).shape == (2, 1, frames, 6, 4)
+    assert VideoDiscriminator(8)(video).shape == (2, 1, times, 6, 4)
 
 
-@pytest.mark.parametrize("make", [FrameCritic, VideoCritic])
+@pytest.mark.parametrize("make", [FrameDiscriminator, VideoDiscriminator])
 def test_clips_and_clip_sizes_stand_for_themselves(make: Callable[..., nn.Module]) -> None:
     critic, video = make(8), torch.randn(3, 3, 5, 16, 16)
     torch.testing.assert_close(critic(video)[1:2], critic(video[1:2]))
@@ -36,7 +36,7 @@ def test_clips_and_clip_sizes_stand_for_themselves(make: Callable[..., nn.Module
 
 def test_only_the_video_critic_sees_the_order_of_frames() -> None:
     video, order = torch.randn(1, 3, 8, 16, 16), torch.randperm(8)
-    frame_critic, video_critic = FrameCritic(8), VideoCritic(8)
+    frame_critic, video_critic = FrameDiscriminator(8), VideoDiscriminator(8)
     torch.testing.assert_close(frame_critic(video[:, :, order]), frame_critic(video)[:, :, order])
     before, after = video_critic(video), video_critic(video[:, :, order])
     assert (before.mean() - after.mean()).abs() > 1e-3 * before.std()
@@ -44,14 +44,14 @@ def test_only_the_video_critic_sees_the_order_of_frames() -> None:
 
 @pytest.mark.parametrize(("layers", "smallest"), [(2, 4), (3, 8)])
 def test_frames_that_no_layer_is_left_of_are_refused(layers: int, smallest: int) -> None:
-    for critic in (FrameCritic(8, layers), VideoCritic(8, layers)):
+    for critic in (FrameDiscriminator(8, layers), VideoDiscriminator(8, layers)):
         assert critic(torch.randn(1, 3, 2, smallest, smallest)).shape[-2:] == (1, 1)
         with pytest.raises(ValueError, match=f"at least {smallest} x {smallest} pixels, got 16 x {smallest - 1}"):
             critic(torch.zeros(1, 3, 2, 16, smallest - 1))
 
 
 def test_layers_overlap_start_small_and_double_up_to_eight_times() -> None:
-    kernels = [part.weight for part in FrameCritic(16, 5).network if isinstance(part, nn.Conv2d)]
+    kernels = [part.weight for part in FrameDiscriminator(16, 5).network if isinstance(part, nn.Conv2d)]
     assert [len(kernel) for kernel in kernels] == [16, 32, 64, 128, 128, 128, 1]
     assert [kernel.shape[-1] for kernel in kernels] == [4, 4, 4, 4, 4, 3, 3]
     assert kernels[3].std().item() == pytest.approx(0.02, rel=0.02)
@@ -59,10 +59,10 @@ def test_layers_overlap_start_small_and_double_up_to_eight_times() -> None:
 
 def test_strength_waits_and_then_rises() -> None:
     adversary = small(weight=0.3, start_step=100, ramp_steps=50)
-    assert [adversary.strength(step) for step in (0, 99, 100)] == [0.0, 0.0, 0.0]
-    assert [adversary.strength(step) for step in (125, 150, 10**6)] == pytest.approx([0.15, 0.3, 0.3])
+    assert [adversary.weight_at(step) for step in (0, 99, 100)] == [0.0, 0.0, 0.0]
+    assert [adversary.weight_at(step) for step in (125, 150, 10**6)] == pytest.approx([0.15, 0.3, 0.3])
     assert [adversary.active(step) for step in (99, 100)] == [False, True]
-    assert [small(weight=0.3, start_step=2).strength(step) for step in (1, 2)] == [0.0, 0.3]
+    assert [small(weight=0.3, start_step=2).weight_at(step) for step in (1, 2)] == [0.0, 0.3]
 
 
 def test_hinge_agrees_with_a_slow_sum() -> None:
@@ -73,7 +73,7 @@ def test_hinge_agrees_with_a_slow_sum() -> None:
 def test_losses_are_means_over_both_critics() -> None:
     adversary, real, fake = small(lecam=0.5), torch.rand(3, 3, 5, 16, 16), torch.randn(2, 3, 5, 16, 16)
     logits = [(critic(real), critic(fake)) for critic in adversary.critics.values()]
-    losses = adversary.critic_loss(real, fake)
+    losses = adversary.discriminator_loss(real, fake)
     torch.testing.assert_close(losses["hinge"], sum(hinge(*pair) for pair in logits) / 2)
     torch.testing.assert_close(losses["lecam"], sum(LeCAM()(*pair) for pair in logits) / 2)
     torch.testing.assert_close(losses["loss"], losses["hinge"] + 0.5 * losses["lecam"])
@@ -89,7 +89,7 @@ def test_each_side_moves_only_its_own() -> None:
     assert fake.grad is not None and (fake.grad.abs().sum(dim=(1, 3, 4)) > 0).all()
     assert all(parameter.grad is None for parameter in adversary.parameters())
     fake.grad = None
-    adversary.critic_loss(real, fake)["loss"].backward()
+    adversary.discriminator_loss(real, fake)["loss"].backward()
     assert fake.grad is None and real.grad is None
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in adversary.parameters())
 
@@ -98,7 +98,7 @@ def test_losses_are_in_full_precision() -> None:
     adversary, real, fake = small(), torch.rand(1, 3, 2, 16, 16), torch.rand(1, 3, 2, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
         assert adversary.critics["frame"](fake).dtype == torch.bfloat16
-        losses = {**adversary.critic_loss(real, fake.bfloat16()), "generator": adversary.generator_loss(fake.bfloat16())}
+        losses = {**adversary.discriminator_loss(real, fake.bfloat16()), "generator": adversary.generator_loss(fake.bfloat16())}
     assert {value.dtype for value in losses.values()} == {torch.float32}
 
 
@@ -108,7 +108,7 @@ def test_critics_learn_to_tell_noise_from_smooth_clips() -> None:
 
     def play() -> dict[str, Tensor]:
         smooth = F.interpolate(torch.randn(4, 3, 2, 4, 4), (5, 16, 16), mode="trilinear")
-        return adversary.critic_loss(smooth, torch.randn(4, 3, 5, 16, 16))
+        return adversary.discriminator_loss(smooth, torch.randn(4, 3, 5, 16, 16))
 
     assert play()["hinge"] > 0.9
     for _ in range(40):
@@ -138,11 +138,11 @@ def test_lecam_pulls_both_sides_together() -> None:
 def test_a_resumed_run_keeps_the_averages() -> None:
     adversary, resumed = small(), small()
     clips = torch.rand(2, 3, 2, 16, 16), torch.randn(2, 3, 2, 16, 16)
-    adversary.critic_loss(*clips)
+    adversary.discriminator_loss(*clips)
     resumed.load_state_dict(adversary.state_dict())
     changed = clips[0] * 2, clips[1] * 3
-    torch.testing.assert_close(resumed.critic_loss(*changed), adversary.critic_loss(*changed), rtol=0, atol=0)
-    assert (adversary.critic_loss(*changed)["lecam"] - small().critic_loss(*changed)["lecam"]).abs() > 1e-4
+    torch.testing.assert_close(resumed.discriminator_loss(*changed), adversary.discriminator_loss(*changed), rtol=0, atol=0)
+    assert (adversary.discriminator_loss(*changed)["lecam"] - small().discriminator_loss(*changed)["lecam"]).abs() > 1e-4
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ class Rope(ABC):
 
     @abstractmethod
     def positions(self, coordinates: Tensor, prompt_length: int) -> Tensor:
-        """Return positions ``(N, axes)`` for a sequence's coordinates ``(N, 4)``, of which ``prompt_length`` are condition tokens at the start."""
+        """Return positions ``(N, axes)`` of a sequence's coordinates ``(N, 4)``; its first ``prompt_length`` tokens are the condition."""
 
     @abstractmethod
     def period(self, frame_tokens: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ class CudaGraph:
     """Captured step; inputs are copied to the buffer from which the captured kernels read.
 
     Args:
-        step: Performs the same operations on the same tensors on every call; extra calls have no effect on the result.
+        step: Performs the same operations on the same tensors on every call, and may be called any number of times.
         inputs: Example inputs with the shape, dtype and device of later ones.
     """
 

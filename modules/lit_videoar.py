@@ -262,7 +262,6 @@ class LitVideoAR(LightningModule):
         scores = self.scores.compute()
         self.scores.reset()
         for name, value in self.scores.by_name(scores).items():
-            self.log(
-                f"{stage}/{name}", value, prog_bar=name == "bit_accuracy", sync_dist=True
-            )  # equal on all processes; without sync_dist Lightning warns
+            # The values are equal on all processes; sync_dist avoids Lightning's warning.
+            self.log(f"{stage}/{name}", value, prog_bar=name == "bit_accuracy", sync_dist=True)
         return scores

@@ -1,4 +1,4 @@
-"""FLOPs of a training step: two per multiplication; forward and backward together count as three forward passes."""
+"""FLOPs of a training step: two per multiply-add; forward and backward together count as three forward passes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from modules.transformer.sequence import TokenSequence
 
 @dataclass(frozen=True)
 class Work:
-    """Of one clip.
+    """FLOPs and tokens of one clip.
 
     Attributes:
-        tokens: Tokens of the video that are predicted.
-        sequence: Tokens of a full pass, condition and history blocks included.
-        linear: Operations of the linear layers in a forward pass.
-        attention: Operations of attention in a forward pass, for the pairs of tokens that see each other.
-        encoding: Operations of the frozen tokenizer's encoder.
+        tokens: Number of predicted tokens of the video.
+        sequence: Number of tokens of a full pass, including condition and history blocks.
+        linear: FLOPs of the linear layers in a forward pass.
+        attention: FLOPs of attention in a forward pass, counting only visible pairs of tokens.
+        encoding: FLOPs of the frozen tokenizer's encoder.
     """
 
     tokens: int
@@ -36,16 +36,16 @@ class Work:
 
     @property
     def training(self) -> int:
-        """Operations of the model in a step, as utilisation counts them: nothing that is computed twice, nothing of the tokenizer."""
+        """FLOPs of the model in a training step, as counted for model FLOPs utilisation: without recomputation and tokenizer."""
         return 3 * (self.linear + self.attention)
 
     def done(self, activation_checkpointing: bool) -> int:
-        """Operations that a step really does."""
+        """Return the FLOPs actually executed in a step, including recomputation and the tokenizer's encoder."""
         return (4 if activation_checkpointing else 3) * (self.linear + self.attention) + self.encoding
 
 
 def work_of(tokenizer: VideoTokenizer, transformer: VideoARTransformer, clip: Clip) -> Work:
-    """Count it for networks on the meta device."""
+    """Return the FLOPs and tokens of one clip for networks on the meta device."""
     layout = tokenizer.layout(clip)
     linear, attention = forward_operations(transformer, layout)
     sequence = TokenSequence(layout, transformer.condition.length, transformer.history)
@@ -53,9 +53,9 @@ def work_of(tokenizer: VideoTokenizer, transformer: VideoARTransformer, clip: Cl
 
 
 def forward_operations(transformer: VideoARTransformer, layout: Layout) -> tuple[int, int]:
-    """Operations of the linear layers and of attention in a forward pass over one clip, from the shapes of the weights."""
+    """Return the FLOPs of linear layers and of attention in a forward pass over one clip, from the shapes of the weights."""
     sequence = TokenSequence(layout, transformer.condition.length, transformer.history)
-    # How many tokens go through a layer that is not part of a block.
+    # Number of tokens that pass through each layer outside of the blocks.
     passes = {"adaptive": 1, "head_adaptive": 1, "head": layout.tokens, "project": sequence.tokens - sequence.prompt_length}
     passes |= {"condition": sequence.prompt_length}
     linear = 0
@@ -68,13 +68,13 @@ def forward_operations(transformer: VideoARTransformer, layout: Layout) -> tuple
 
 @lru_cache
 def pairs(sequence: TokenSequence, window: int | None) -> int:
-    """Pairs of tokens of which the first sees the second."""
+    """Return the number of pairs of tokens of which the first sees the second."""
     lengths = torch.tensor(list(sequence.blocks().values()), dtype=torch.float64)
     return int((lengths @ visible_blocks(sequence, window).double() @ lengths).item())
 
 
 def encoding_operations(tokenizer: VideoTokenizer, clip: Clip) -> int:
-    """Of encoding one clip; none where clips come encoded."""
+    """Return the FLOPs of encoding one clip; 0 for a tokenizer without encoder, whose clips are already encoded."""
     if not tokenizer.has_encoder:
         return 0
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -16,16 +16,16 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training runs on.
+    """Devices of a training run.
 
     Args:
-        strategy: "single" device; "ddp", a whole model on each; "fsdp", a share of the transformer on each, sharded by block.
+        strategy: "single" for one device; "ddp" for a whole model on each; "fsdp" for a shard of the transformer on each, block by block.
         ranks: Number of devices.
-        tflops: What one of them can do, in 10^12 operations per second, in the precision of the training.
-        utilisation: The assumed share of that which is used.
+        tflops: Peak throughput of one device in TFLOP/s (10^12 per second), in the precision of the training.
+        utilisation: Assumed fraction of the peak that is reached.
 
     Raises:
-        ValueError: If there are no devices, several for "single", or nothing is used.
+        ValueError: If there are no devices, several for "single", or throughput or utilisation is out of range.
     """
 
     strategy: Strategy
@@ -36,7 +36,7 @@ class Machine:
     def __post_init__(self) -> None:
         if self.ranks < 1 or (self.strategy == "single" and self.ranks > 1):
             raise ValueError(
-                f"{self.ranks} devices do not go with the strategy {self.strategy}: take configs/trainer/ddp.yaml or fsdp.yaml"
+                f"the strategy {self.strategy} does not support {self.ranks} devices: use configs/trainer/ddp.yaml or fsdp.yaml"
             )
         if self.tflops <= 0 or not 0 < self.utilisation <= 1:
             raise ValueError(f"tflops must be positive and utilisation within 0 and 1, got {self.tflops} and {self.utilisation}")
@@ -44,12 +44,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Needs:
-    """A training step on every device.
+    """Memory and time of a training step on every device.
 
     Attributes:
-        components: Bytes by what they hold.
-        seconds: Time of a step, of all batches that it accumulates.
-        clips: Clips of a step, of all devices.
+        components: Bytes per device by component.
+        seconds: Duration of a step, including all accumulated batches.
+        clips: Clips per step over all devices.
         checkpoint: Bytes of a checkpoint.
     """
 
@@ -64,15 +64,15 @@ class Needs:
 
 
 def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulate: int, frozen: Mapping[str, int]) -> Needs:
-    """What a step of ``accumulate`` batches of ``batch`` clips per device needs.
+    """Return the needs of a step of ``accumulate`` batches of ``batch`` clips per device.
 
     Args:
-        memory: Of what is trained.
-        work: Of one clip.
-        machine: What it runs on.
-        batch: Clips per device that are computed at once.
+        memory: Memory of the trained networks.
+        work: FLOPs of one clip.
+        machine: Devices of the run.
+        batch: Clips per device and batch.
         accumulate: Batches per step.
-        frozen: Parameters of networks that are not trained, of which each device has a copy, by their name.
+        frozen: Number of parameters of frozen networks, by name; every device has a full copy.
     """
     activation_checkpointing = memory.recomputed > 0
     shards = machine.ranks if machine.strategy == "fsdp" else 1
@@ -87,15 +87,16 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
     if activation_checkpointing:
         components["one block computed again"] = batch * memory.recomputed
     if shards > 1:
-        # Two blocks are whole at a time, one computed and one fetched, and one has a whole gradient; so has what lies outside of blocks.
+        # Two blocks are unsharded at a time, the current and the prefetched one, and one has an unsharded gradient; parameters outside of
+        # blocks are unsharded with their gradient.
         outside = memory.parameters - memory.layers * memory.block
         components["gathered blocks"] = FLOAT * (3 * memory.block + 2 * outside)
     clips = batch * accumulate * machine.ranks
     seconds = batch * accumulate * work.done(activation_checkpointing) / (machine.tflops * 1e12 * machine.utilisation)
-    # The network of a perceptual loss is in no checkpoint.
+    # Checkpoints do not contain the network of the perceptual loss.
     return Needs(components, seconds, clips, FLOAT * (3 * memory.parameters + frozen.get("tokenizer", 0)))
 
 
 def days(tokens: float, work: Work, needs: Needs) -> float:
-    """How long a budget of predicted tokens takes."""
+    """Return the training time in days for a budget of predicted tokens."""
     return tokens / (needs.clips * work.tokens) * needs.seconds / DAY

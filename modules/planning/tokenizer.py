@@ -1,4 +1,4 @@
-"""Memory and arithmetic of a training step of the tokenizer, with discriminators and perceptual loss, counted on fake tensors."""
+"""Memory and FLOPs of a training step of the tokenizer, with discriminators and perceptual loss, counted on fake tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modules.tokenizer import AdversarialLoss, PerceptualLoss, Reconstruction, T
 
 
 class TokenizerTraining(NamedTuple):
-    """All networks of a training, and the weights of its loss."""
+    """All networks of a tokenizer training, with its loss."""
 
     tokenizer: VideoTokenizer
     loss: TokenizerLoss
@@ -31,28 +31,28 @@ class TokenizerTraining(NamedTuple):
 
     @property
     def trained(self) -> int:
-        """Number of parameters that are trained."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.networks.parameters() if parameter.requires_grad)
 
     @property
     def frozen(self) -> int:
-        """Number of weights of the perceptual loss, which are buffers."""
+        """Number of weights of the perceptual loss, which are buffers; 0 without it."""
         return sum(value.numel() for value in self.perceptual.buffers()) if self.perceptual else 0
 
     def forward(self, video: Tensor) -> tuple[Reconstruction, Tensor]:
-        """What the tokenizer's step is made from: its output and its loss."""
+        """Return the tokenizer's output and the loss of its step."""
         result = self.tokenizer(video)
         loss = self.loss(result, video, self.perceptual)["loss"]
         return result, loss if self.adversary is None else loss + self.adversary.generator_loss(result.video)
 
 
 def tokenizer_memory_of(build: Callable[[], TokenizerTraining], clip: Clip, bf16: bool) -> Memory:
-    """What it keeps: in the tokenizer's step, or in that of the critics, which comes when the other is done, where that is more.
+    """Return the memory of the larger of the tokenizer's step and the discriminators' step, which run one after the other.
 
     Args:
-        build: Makes the networks.
-        clip: What a clip measures.
-        bf16: Whether in mixed precision.
+        build: Builds the networks.
+        clip: Size of a clip.
+        bf16: Use bf16 mixed precision.
     """
     one, two = (kept(build, clip, batch, bf16) for batch in (1, 2))
     steps = [(2 * first - second, second - first) for first, second in zip(one, two, strict=True)]
@@ -63,7 +63,7 @@ def tokenizer_memory_of(build: Callable[[], TokenizerTraining], clip: Clip, bf16
 
 
 def kept(build: Callable[[], TokenizerTraining], clip: Clip, batch: int, bf16: bool) -> list[int]:
-    """Bytes that the tokenizer's forward pass keeps for the backward pass, and those of the critics, if there are any."""
+    """Return the bytes that the tokenizer's forward pass saves for the backward pass, then those of the discriminators, if any."""
     with torch.device("meta"):
         training = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -75,7 +75,7 @@ def kept(build: Callable[[], TokenizerTraining], clip: Clip, batch: int, bf16: b
                 result, _ = training.forward(video)
             if training.adversary is None:
                 return [found.bytes]
-            # What the tokenizer's step made is still there, and nothing else of it.
+            # Of the tokenizer's step, only its outputs are still in memory.
             tree_map_only(Tensor, of_critics.note, [video, *vars(result).values(), *vars(result.quantized).values()])
             with torch.autograd.graph.saved_tensors_hooks(of_critics.note, lambda tensor: tensor):
                 training.adversary.discriminator_loss(video, result.video)
@@ -83,9 +83,12 @@ def kept(build: Callable[[], TokenizerTraining], clip: Clip, batch: int, bf16: b
 
 
 def tokenizer_work_of(training: TokenizerTraining, clip: Clip) -> Work:
-    """The arithmetic of both steps, forward and backward, counted, and a third of it called forward; takes the networks' content away."""
+    """Return the FLOPs of both steps: forward and backward are counted together, and a third is reported as forward.
+
+    The values of the networks' weights are lost.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
-        training.networks.to_empty(device="cpu")  # not on the meta device, which knows no mixed precision to switch off
+        training.networks.to_empty(device="cpu")  # not on the meta device, for which autocast cannot be switched off
         video = torch.empty(1, 3, clip.frames, clip.height, clip.width)
         result, loss = training.forward(video)
         loss.backward()

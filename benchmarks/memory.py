@@ -1,10 +1,11 @@
-"""How much memory a training step of the transformer needs: computed for every size and stage, measured where that fits.
+"""Memory of a training step of the transformer: computed for every size and stage, measured where it fits.
 
-    python -m benchmarks.memory --out docs/memory
+    python -m benchmarks.memory --out docs/results/memory
 
 Computed are the weights, their gradients and AdamW's two averages, 16 bytes per parameter, and every tensor that the forward pass keeps
-for the backward pass, counted by running it on tensors without content. With activation checkpointing that is what the blocks keep, and
-one block computed again. Temporary tensors within operations are not counted, nor is the frozen tokenizer. Attention keeps what
+for the backward pass, counted by running it on fake tensors. With activation checkpointing these are the inputs of the
+blocks and the tensors of one recomputed block. Temporary tensors within operations are not counted, nor is the frozen tokenizer.
+Attention keeps what
 FlexAttention and the flash kernels keep: no matrix of all pairs, and no mask. Measured is the peak of a fresh process that trains on a
 CPU in float32. Prints Markdown tables; ``--out`` writes them.
 """
@@ -31,7 +32,7 @@ from modules.transformer import ClassCondition, Execution, VideoARTransformer
 
 GIB = 2**30
 BITS = 48
-CARD = 80e9  # bytes of the cards that most people train such models on
+CARD = 80e9  # bytes of an 80 GB accelerator
 SIZES = {"L": "videoar_l", "XL": "videoar_xl", "4B": "videoar_4b"}
 STAGES = {
     "UCF-101, 17 x 128 x 128": Layout(Pyramid.of(8, 8), 5),
@@ -44,7 +45,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Size:
-    """Of a transformer."""
+    """Width, layers and heads of a transformer."""
 
     width: int
     layers: int
@@ -60,7 +61,7 @@ def build(size: Size, activation_checkpointing: bool) -> VideoARTransformer:
 
 
 def need(size: Size, layout: Layout, activation_checkpointing: bool, bf16: bool) -> Memory:
-    """What a size needs in a stage."""
+    """Memory of a model size in a stage."""
     return memory_of(
         lambda layers, again: build(replace(size, layers=layers or size.layers), again), layout, activation_checkpointing, bf16
     )
@@ -124,8 +125,8 @@ def train(width: int, layers: int, heads: int, batch: int, activation_checkpoint
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="path of the tables without suffix")
-    sizes: Any = ("WIDTH", "LAYERS", "HEADS", "BATCH", "RECOMPUTE")
-    parser.add_argument("--train", nargs=5, type=int, metavar=sizes, help="print the peak memory of this training, nothing else")
+    sizes: Any = ("WIDTH", "LAYERS", "HEADS", "BATCH", "CHECKPOINTING")
+    parser.add_argument("--train", nargs=5, type=int, metavar=sizes, help="print only the peak memory of this training")
     return parser.parse_args()
 
 

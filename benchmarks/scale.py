@@ -1,4 +1,4 @@
-"""The paper's three stages of the 4B model on paper: what they would take, computed and not run.
+"""Cost of the paper's three stages for the 4B model: computed, not run.
 
     python -m benchmarks.scale --out runs/scale
 
@@ -30,7 +30,7 @@ DEVICE_HOURS = 50_000.0  # of one device between two failures, assumed (the orde
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """Layout, batch and budget of one stage.
 
     Args:
         name: Its name in the paper.
@@ -48,7 +48,7 @@ class Stage:
 
     @property
     def options(self) -> str:
-        """Those of ``python -m scripts.plan``."""
+        """Options of ``python -m scripts.plan``."""
         sizes = " ".join(f"--data.clip.{name} {size}" for name, size in zip(("frames", "height", "width"), self.clip, strict=True))
         return f"{MODEL} {TRAINER} --trainer.num_nodes {self.nodes} {sizes} --data.batch_size {self.batch}"
 
@@ -61,7 +61,7 @@ STAGES = (
 
 
 def column(stage: Stage, found: Planned) -> dict[str, str]:
-    """Rows of a stage by their names."""
+    """Values of a stage by row name."""
     work, needs, devices = found.work, found.needs, found.machine.ranks
     clips = needs.clips / needs.seconds
     seconds = stage.clip[0] / 8.0
@@ -78,7 +78,7 @@ def column(stage: Stage, found: Planned) -> dict[str, str]:
         "tokens of a clip": f"{work.tokens:,}",
         "tokens of a step": f"{needs.clips * work.tokens / 1e6:.2f} M",
         "GiB per device": f"{needs.memory / 2**30:.1f}",
-        "PFLOP of a step, without what is computed again": f"{work.training * needs.clips / 1e15:.0f}",
+        "PFLOP of a step, without recomputation": f"{work.training * needs.clips / 1e15:.0f}",
         "seconds per step": f"{needs.seconds:.1f}",
         "tokens per second": f"{needs.clips * work.tokens / needs.seconds:,.0f}",
         "budget, tokens (assumed)": f"{stage.tokens:.1g}",
@@ -96,7 +96,7 @@ def column(stage: Stage, found: Planned) -> dict[str, str]:
         "best interval between checkpoints, minutes": f"{interval / 60:.0f}",
         "steps of it": f"{interval / needs.seconds:.0f}",
         "a failure costs, device hours": f"{(interval / 2 + RESTART) / 3600 * devices:.0f}",
-        "share of time lost to failures and checkpoints": f"{lost:.1%}",
+        "fraction of time lost to failures and checkpoints": f"{lost:.1%}",
     }
 
 

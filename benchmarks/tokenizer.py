@@ -1,18 +1,15 @@
-"""How fast the tokenizer encodes and decodes, how much memory that takes, and what faster ways cost in exactness.
+"""Speed and memory of the tokenizer's encoder and decoder, and the error of faster variants.
 
     python -m benchmarks.tokenizer --size base --height 128 --width 128 --frames 17 --repeats 3 --threads 1 --out runs/tokenizer_speed
 
-Weights and clip are random. Every variant is run once to compare its result with that of plain float32, then all take turns, so that a
-machine that is busy now and then slows down all of them. Peak memory is that of a fresh process that runs nothing else. Prints a Markdown
-table and, with ``--out``, writes it as ``<out>.md`` and everything measured as ``<out>.json``. Runs on CPU and CUDA.
+Weights and clip are random. Every variant is run once and compared with plain float32. Then the variants alternate, so that other load on
+the machine affects all of them. Peak memory is measured in a fresh process per variant. Prints a Markdown table; ``--out`` writes it and a
+JSON of all measurements. Runs on CPU and CUDA.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -27,6 +24,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from benchmarks.common import conditions, write_results
 from modules.tokenizer import VideoTokenizer
 from modules.tokenizer.winograd.conv import winograd_convolutions
 
@@ -36,7 +34,7 @@ PLAIN = "float32, contiguous"
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run encoder and decoder."""
+    """Settings to run encoder and decoder with."""
 
     layout: torch.memory_format = torch.channels_last_3d
     weights: torch.dtype = torch.float32
@@ -95,7 +93,7 @@ class Bench:
 
 
 def exactness(direction: str, result: Tensor, plain: Tensor) -> dict[str, float]:
-    """PSNR of pictures in [-1, 1], or the share of the latent's signs that differ."""
+    """PSNR of frames in [-1, 1], or the fraction of the latent's signs that differ."""
     if direction == "encode":
         return {"signs_differ": ((result > 0) != (plain > 0)).double().mean().item()}
     error = (result.double() - plain.double()).square().mean()
@@ -106,7 +104,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, object]]:
     ways = variants(options.device)
     if options.variants:
         ways = {name: way for name, way in ways.items() if name == PLAIN or any(part in name for part in options.variants)}
-    # Memory first: on Linux a process starts with the peak of the one that started it, which is small as yet.
+    # Memory first: on Linux a process inherits the peak of its parent, which is still small here.
     peaks = {(direction, name): peak_of(direction, name) for direction in DIRECTIONS for name in ways}
     bench, rows = Bench(options), []
     for direction in DIRECTIONS:
@@ -147,21 +145,6 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def conditions(options: argparse.Namespace) -> dict[str, object]:
-    """Everything that another measurement has to share to be comparable."""
-    cpu = next((line.split(":")[1].strip() for line in cpu_info() if line.startswith("model name")), platform.processor())
-    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{cpu} ({torch.backends.cpu.get_cpu_capability()})"
-    command = " ".join(["python", "-m", "benchmarks.tokenizer", *sys.argv[1:]])
-    huge = os.environ.get("THP_MEM_ALLOC_ENABLE", "0")
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return {"device": device, "threads": options.threads, **versions, "command": command, "THP_MEM_ALLOC_ENABLE": huge}
-
-
-def cpu_info() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=["full", "base", "tiny"], default="base", help="full is another name for base")
@@ -171,9 +154,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--variants", nargs="*", help="only those whose name has one of these in it, and plain float32")
+    parser.add_argument("--variants", nargs="*", help="only variants whose name contains one of these, and plain float32")
     parser.add_argument("--out", type=Path, help="path of the results without suffix")
-    parser.add_argument("--only", nargs=2, metavar=("DIRECTION", "VARIANT"), help="print this variant's peak memory, nothing else")
+    parser.add_argument("--only", nargs=2, metavar=("DIRECTION", "VARIANT"), help="print only this variant's peak memory")
     return parser.parse_args()
 
 
@@ -183,12 +166,7 @@ def main() -> None:
         print(peak_here(options))  # noqa: T201
         return
     results = {**conditions(options), "rows": measure(options)}
-    text = table(results["rows"])
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.with_suffix(".md").write_text(text)
-        options.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    sys.stdout.write(text)
+    write_results(options.out, table(results["rows"]), results)
 
 
 if __name__ == "__main__":

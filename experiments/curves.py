@@ -1,6 +1,6 @@
 """Training curves of tokenizer runs, per scale, as a plot and a table: reference curves of a healthy run.
 
-    python -m experiments.curves runs/demo/1_image_tokenizer runs/demo/2_video_tokenizer --out docs/reference_tokenizer
+    python -m experiments.curves runs/demo/1_image_tokenizer runs/demo/2_video_tokenizer --out docs/results/reference_tokenizer
 
 Reads the CSV logs of the runs and writes ``<out>.csv`` (a row per logged step) and ``<out>.png`` (a row of panels per run).
 Needs matplotlib (``pip install matplotlib``).

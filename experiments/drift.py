@@ -1,6 +1,6 @@
 """Drift of trained models of moving digits over videos much longer than those of training, by long-video strategy.
 
-    python -m experiments.drift corrected=runs/demo/4_long_clips plain=runs/plain --out docs/drift
+    python -m experiments.drift corrected=runs/demo/4_long_clips plain=runs/plain --out docs/results/drift
 
 Every run generates one clip per class and strategy: re-encoding the last frames, keeping the KV cache, and keeping it with the first
 latent frame. Measured per frame: fraction of clips whose digit is recognised, sharpness, and change of the mean colour. Writes

@@ -1,6 +1,6 @@
 """Sensitivity of Fréchet distances to faults of videos, as multiples of real-vs-real.
 
-    python -m experiments.faults --manifest fluent128/captions.jsonl --where '{skin_tone_variant: false}' --out docs/faults
+    python -m experiments.faults --manifest fluent128/captions.jsonl --where '{skin_tone_variant: false}' --out docs/results/faults
 
 Real videos are split at random into two halves, five times. One half gets a fault; the distance of the halves is divided by that of the
 unchanged halves. Writes ``<out>.csv`` and prints a table: mean factor, and the minimum over the five splits relative to the maximum of

@@ -133,7 +133,7 @@ def test_a_forbidden_import_would_be_found() -> None:
         ("callbacks.flip_ratio", "from modules.lit_videoar import LitVideoAR"),
         ("callbacks.flip_ratio", "from modules.autoregression import teacher_forcing"),
         ("callbacks.flip_ratio", "import datamodules.decoding.reader"),
-        ("scripts.export", "import benchmarks.bare"),
+        ("scripts.export", "import benchmarks.roofline"),
         ("modules.geometry", "import train"),
     ]:
         assert name in SOURCES and forbidden_imports(name, line), (name, line)

@@ -50,7 +50,7 @@ def test_settings_that_would_overwrite_each_other_or_never_start_are_refused(tmp
         ([ErrorInheritance(), ErrorInheritance()], Toy(), "2 callbacks ErrorInheritance would overwrite each other"),
         ([FlipRatioSchedule()], flipping, "flip ratios are set twice: model.corruption has p_max 0.1"),
         ([ErrorInheritance()], inheriting, "error inheritance is set twice"),
-        ([FlipRatioSchedule(start_step=2)], Toy(), "flip_ratio.start_step is 2, but the run ends at trainer.max_steps 2"),
+        ([FlipRatioSchedule(start_step=2)], Toy(), "flip_ratio.start_step is 2, and the run ends at trainer.max_steps 2"),
         ([ErrorInheritance(start_step=9)], Toy(), "error_inheritance.start_step is 9"),
     ):
         with pytest.raises(ValueError, match=message):

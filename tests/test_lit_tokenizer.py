@@ -89,6 +89,11 @@ def test_discriminators_begin_at_their_step(tmp_path: Path) -> None:
     assert watch.moved(module, "adversary")
 
 
+def test_discriminators_that_would_never_begin_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.adversarial\.start_step is 2, and the run ends at trainer\.max_steps 2"):
+        fit(tmp_path, model(discriminators(start_step=2)), 2)
+
+
 def test_schedules_count_the_tokenizers_steps(tmp_path: Path) -> None:
     trainer = fit(tmp_path, model(discriminators(), warmup_steps=1), 4)
     assert all(optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9) for optimizer in trainer.optimizers)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.planning.flops import Work
+from modules.planning.flops import Flops
 from modules.planning.memory import Memory
 
 Strategy = Literal["single", "ddp", "fsdp"]
@@ -15,14 +15,14 @@ DAY = 86_400
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What a training runs on.
+class Devices:
+    """Devices of a training.
 
     Args:
-        strategy: "single" device; "ddp", a whole model on each; "fsdp", a share of the transformer on each, sharded by block.
+        strategy: "single" device; "ddp", a whole model on each; "fsdp", the transformer sharded by block.
         ranks: Number of devices.
-        tflops: What one of them can do, in 10^12 operations per second, in the precision of the training.
-        utilisation: The assumed share of that which is used.
+        tflops: Peak of one device, in 10^12 operations per second, in the precision of the training.
+        utilisation: Fraction of the peak that is assumed to be used.
 
     Raises:
         ValueError: If there are no devices, several for "single", or nothing is used.
@@ -35,19 +35,17 @@ class Machine:
 
     def __post_init__(self) -> None:
         if self.ranks < 1 or (self.strategy == "single" and self.ranks > 1):
-            raise ValueError(
-                f"{self.ranks} devices do not go with the strategy {self.strategy}: take configs/trainer/ddp.yaml or fsdp.yaml"
-            )
+            raise ValueError(f"{self.ranks} devices do not fit the strategy {self.strategy}: use configs/trainer/ddp.yaml or fsdp.yaml")
         if self.tflops <= 0 or not 0 < self.utilisation <= 1:
             raise ValueError(f"tflops must be positive and utilisation within 0 and 1, got {self.tflops} and {self.utilisation}")
 
 
 @dataclass(frozen=True)
-class Needs:
-    """A training step on every device.
+class StepCost:
+    """Memory per device and time of a training step.
 
     Attributes:
-        components: Bytes by what they hold.
+        components: Bytes per device by name.
         seconds: Time of a step, of all batches that it accumulates.
         clips: Clips of a step, of all devices.
         checkpoint: Bytes of a checkpoint.
@@ -63,24 +61,24 @@ class Needs:
         return sum(self.components.values())
 
 
-def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulate: int, frozen: Mapping[str, int]) -> Needs:
-    """What a step of ``accumulate`` batches of ``batch`` clips per device needs.
+def step_cost(memory: Memory, flops: Flops, devices: Devices, batch: int, accumulate: int, frozen: Mapping[str, int]) -> StepCost:
+    """Return the cost of a step of ``accumulate`` batches of ``batch`` clips per device.
 
     Args:
-        memory: Of what is trained.
-        work: Of one clip.
-        machine: What it runs on.
+        memory: Of the trained model.
+        flops: Of one clip.
+        devices: Devices that it runs on.
         batch: Clips per device that are computed at once.
         accumulate: Batches per step.
         frozen: Parameters of networks that are not trained, of which each device has a copy, by their name.
     """
     activation_checkpointing = memory.recomputed > 0
-    shards = machine.ranks if machine.strategy == "fsdp" else 1
-    share = -(-memory.parameters // shards)
+    shards = devices.ranks if devices.strategy == "fsdp" else 1
+    shard = -(-memory.parameters // shards)
     components = {
-        "weights": FLOAT * share,
-        "gradients": FLOAT * share,
-        "AdamW's averages": 2 * FLOAT * share,
+        "weights": FLOAT * shard,
+        "gradients": FLOAT * shard,
+        "AdamW's averages": 2 * FLOAT * shard,
         **{f"frozen {name}": FLOAT * parameters for name, parameters in frozen.items()},
         "kept for the backward pass": memory.kept(batch),
     }
@@ -90,12 +88,12 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
         # Two blocks are whole at a time, one computed and one fetched, and one has a whole gradient; so has what lies outside of blocks.
         outside = memory.parameters - memory.layers * memory.block
         components["gathered blocks"] = FLOAT * (3 * memory.block + 2 * outside)
-    clips = batch * accumulate * machine.ranks
-    seconds = batch * accumulate * work.done(activation_checkpointing) / (machine.tflops * 1e12 * machine.utilisation)
+    clips = batch * accumulate * devices.ranks
+    seconds = batch * accumulate * flops.done(activation_checkpointing) / (devices.tflops * 1e12 * devices.utilisation)
     # The network of a perceptual loss is in no checkpoint.
-    return Needs(components, seconds, clips, FLOAT * (3 * memory.parameters + frozen.get("tokenizer", 0)))
+    return StepCost(components, seconds, clips, FLOAT * (3 * memory.parameters + frozen.get("tokenizer", 0)))
 
 
-def days(tokens: float, work: Work, needs: Needs) -> float:
-    """How long a budget of predicted tokens takes."""
-    return tokens / (needs.clips * work.tokens) * needs.seconds / DAY
+def days(tokens: float, flops: Flops, cost: StepCost) -> float:
+    """Return the days that a number of predicted tokens takes."""
+    return tokens / (cost.clips * flops.tokens) * cost.seconds / DAY

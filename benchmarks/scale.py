@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.planning.per_device import days
-from scripts.plan import Planned, compose, planned
+from scripts.plan import TrainingEstimate, compose, estimate
 
 MODEL = "-c configs/videoar.yaml --model.tokenizer configs/size/tokenizer_base.yaml --model.transformer configs/size/videoar_4b.yaml"
 TRAINER = "-c configs/trainer/bf16.yaml -c configs/trainer/fsdp.yaml --trainer.devices 8"
@@ -60,13 +60,13 @@ STAGES = (
 )
 
 
-def column(stage: Stage, found: Planned) -> dict[str, str]:
+def column(stage: Stage, found: TrainingEstimate) -> dict[str, str]:
     """Values of a stage by row name."""
-    work, needs, devices = found.work, found.needs, found.machine.ranks
-    clips = needs.clips / needs.seconds
+    flops, cost, ranks = found.flops, found.cost, found.devices.ranks
+    clips = cost.clips / cost.seconds
     seconds = stage.clip[0] / 8.0
-    saving = needs.checkpoint / DISK
-    failure = DEVICE_HOURS * 3600 / devices
+    saving = cost.checkpoint / DISK
+    failure = DEVICE_HOURS * 3600 / ranks
     interval = math.sqrt(2 * saving * failure)
     lost = saving / interval + (interval / 2 + RESTART) / failure
     grid = found.layout.pyramid.sizes[-1]
@@ -74,34 +74,34 @@ def column(stage: Stage, found: Planned) -> dict[str, str]:
     return {
         "nodes x devices": f"{stage.nodes} x 8",
         "clip": " x ".join(map(str, stage.clip)),
-        "clips per step": f"{needs.clips}",
-        "tokens of a clip": f"{work.tokens:,}",
-        "tokens of a step": f"{needs.clips * work.tokens / 1e6:.2f} M",
-        "GiB per device": f"{needs.memory / 2**30:.1f}",
-        "PFLOP of a step, without recomputation": f"{work.training * needs.clips / 1e15:.0f}",
-        "seconds per step": f"{needs.seconds:.1f}",
-        "tokens per second": f"{needs.clips * work.tokens / needs.seconds:,.0f}",
+        "clips per step": f"{cost.clips}",
+        "tokens of a clip": f"{flops.tokens:,}",
+        "tokens of a step": f"{cost.clips * flops.tokens / 1e6:.2f} M",
+        "GiB per device": f"{cost.memory / 2**30:.1f}",
+        "PFLOP of a step, without recomputation": f"{flops.training * cost.clips / 1e15:.0f}",
+        "seconds per step": f"{cost.seconds:.1f}",
+        "tokens per second": f"{cost.clips * flops.tokens / cost.seconds:,.0f}",
         "budget, tokens (assumed)": f"{stage.tokens:.1g}",
-        "steps": f"{stage.tokens / (needs.clips * work.tokens):,.0f}",
-        "days": f"{days(stage.tokens, work, needs):.1f}",
-        "device hours": f"{24 * devices * days(stage.tokens, work, needs):,.0f}",
+        "steps": f"{stage.tokens / (cost.clips * flops.tokens):,.0f}",
+        "days": f"{days(stage.tokens, flops, cost):.1f}",
+        "device hours": f"{24 * ranks * days(stage.tokens, flops, cost):,.0f}",
         "clips per second": f"{clips:.0f}",
         "frames to decode per second and node": f"{clips * stage.clip[0] / stage.nodes:.0f}",
         "MB/s of compressed video, all nodes": f"{clips * seconds * BITRATE / 8e6:.0f}",
         "MB/s of latents in float32 instead": f"{clips * latent / 1e6:.0f}",
         "TB of latents of 10 M clips": f"{1e7 * latent / 1e12:.1f}",
-        "GB of a checkpoint": f"{needs.checkpoint / 1e9:.1f}",
+        "GB of a checkpoint": f"{cost.checkpoint / 1e9:.1f}",
         "seconds to write it": f"{saving:.0f}",
         "hours between failures": f"{failure / 3600:.0f}",
         "best interval between checkpoints, minutes": f"{interval / 60:.0f}",
-        "steps of it": f"{interval / needs.seconds:.0f}",
-        "a failure costs, device hours": f"{(interval / 2 + RESTART) / 3600 * devices:.0f}",
+        "steps of it": f"{interval / cost.seconds:.0f}",
+        "a failure costs, device hours": f"{(interval / 2 + RESTART) / 3600 * ranks:.0f}",
         "fraction of time lost to failures and checkpoints": f"{lost:.1%}",
     }
 
 
 def table() -> str:
-    columns = [column(stage, planned(compose(stage.options.split()), TFLOPS, UTILISATION)) for stage in STAGES]
+    columns = [column(stage, estimate(compose(stage.options.split()), TFLOPS, UTILISATION)) for stage in STAGES]
     lines = ["| | " + " | ".join(f"stage {stage.name}" for stage in STAGES) + " |", "|---" * (len(STAGES) + 1) + "|"]
     lines += ["| " + " | ".join([name, *(each[name] for each in columns)]) + " |" for name in columns[0]]
     return "\n".join(lines) + "\n"

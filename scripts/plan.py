@@ -21,16 +21,16 @@ from modules.geometry import Clip, Layout
 from modules.loading import KINDS, build, kind_of
 from modules.planning import (
     Builder,
-    Machine,
+    Devices,
+    Flops,
     Memory,
-    Needs,
+    StepCost,
     TokenizerTraining,
-    Work,
+    flops_of,
     memory_of,
-    needs_of,
+    step_cost,
+    tokenizer_flops_of,
     tokenizer_memory_of,
-    tokenizer_work_of,
-    work_of,
 )
 from modules.planning.per_device import Strategy, days
 from modules.transformer import VideoARTransformer
@@ -38,7 +38,7 @@ from scripts.cli import command_line
 from train import VideoARCLI
 
 GIB = 2**30
-NOT_COUNTED = "Not counted: temporary tensors within operations, the encoder at work, buffers of communication, what CUDA itself takes."
+NOT_COUNTED = "Not counted: temporary tensors within operations, the encoder at flops, buffers of communication, what CUDA itself takes."
 
 
 class PlanCLI(VideoARCLI):
@@ -68,33 +68,33 @@ def compose(arguments: Sequence[str]) -> dict[str, Any]:
     return config.as_dict()
 
 
-class Planned(NamedTuple):
-    """Estimated training.
+class TrainingEstimate(NamedTuple):
+    """Estimate of a training before it runs.
 
     Attributes:
         title: Model, clips and devices in words.
-        layout: Token layout of a clip.
-        work: Operations per clip.
-        machine: Devices and their speed.
-        needs: Memory and time of a step.
+        layout: Of a clip's tokens.
+        flops: Of a clip.
+        devices: What it would run on.
+        cost: Of a step.
         steps: Steps of the run.
     """
 
     title: str
     layout: Layout
-    work: Work
-    machine: Machine
-    needs: Needs
+    flops: Flops
+    devices: Devices
+    cost: StepCost
     steps: int
 
 
-def planned(config: dict[str, Any], tflops: float, utilisation: float) -> Planned:
+def estimate(config: dict[str, Any], tflops: float, utilisation: float) -> TrainingEstimate:
     """Return the estimate of a training.
 
     Args:
         config: Settings of a ``fit``.
-        tflops: Peak of a device, 10^12 operations per second.
-        utilisation: Assumed fraction of the peak.
+        tflops: What a device can do, 10^12 operations per second.
+        utilisation: Fraction of it that is assumed to be used.
 
     Raises:
         ValueError: If the configuration has another model, no clip size, an unknown strategy or no number of devices.
@@ -103,46 +103,46 @@ def planned(config: dict[str, Any], tflops: float, utilisation: float) -> Planne
     if (kind := kind_of(config["model"])) not in KINDS:
         raise ValueError(f"only trainings of modules.{' and modules.'.join(KINDS)} can be planned, not of {config['model']['class_path']}")
     if "clip" not in data:
-        raise ValueError(f"{config['data']['class_path']} has no clip size: data.clip is missing")
-    machine = Machine(strategy_of(trainer), ranks_of(trainer), tflops, utilisation)
+        raise ValueError(f"{config['data']['class_path']} does not give the size of a clip: data.clip is missing")
+    devices = Devices(strategy_of(trainer), ranks_of(trainer), tflops, utilisation)
     clip, bf16 = Clip(**data["clip"]), str(trainer["precision"]).startswith("bf16")
-    size = (of_tokenizer if kind == "LitTokenizer" else of_transformer)(config["model"], machine, clip, bf16)
-    needs = needs_of(size.memory, size.work, machine, data["batch_size"], trainer["accumulate_grad_batches"], size.frozen)
-    layout = size.layout
+    model = (of_tokenizer if kind == "LitTokenizer" else of_transformer)(config["model"], devices, clip, bf16)
+    cost = step_cost(model.memory, model.flops, devices, data["batch_size"], trainer["accumulate_grad_batches"], model.frozen)
+    layout = model.layout
     title = (
-        f"{size.title}\nclips of {clip.frames} x {clip.height} x {clip.width}: {layout.frames} latent frames, scales "
+        f"{model.title}\nclips of {clip.frames} x {clip.height} x {clip.width}: {layout.frames} latent frames, scales "
         + " ".join(f"{height}x{width}" for height, width in layout.pyramid.sizes)
-        + f"\n{machine.strategy} on {machine.ranks} devices, {'bf16-mixed' if bf16 else 'float32'}, "
-        f"activation checkpointing {'on' if size.memory.recomputed else 'off'}, {data['batch_size']} clips per device at once"
+        + f"\n{devices.strategy} on {devices.ranks} devices, {'bf16-mixed' if bf16 else 'float32'}, "
+        f"activation checkpointing {'on' if model.memory.recomputed else 'off'}, {data['batch_size']} clips per device at once"
     )
-    return Planned(title, layout, size.work, machine, needs, max(0, trainer["max_steps"]))
+    return TrainingEstimate(title, layout, model.flops, devices, cost, max(0, trainer["max_steps"]))
 
 
-class Sized(NamedTuple):
-    """Summary of the trained model, its token layout, memory and operations, and the parameter counts of its frozen parts."""
+class ModelEstimate(NamedTuple):
+    """Description, memory and FLOPs of a trained model; ``frozen`` has the numbers of parameters of networks that are not trained."""
 
     title: str
     layout: Layout
     memory: Memory
-    work: Work
+    flops: Flops
     frozen: dict[str, int]
 
 
-def of_transformer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: bool) -> Sized:
+def of_transformer(settings: dict[str, Any], devices: Devices, clip: Clip, bf16: bool) -> ModelEstimate:
     with torch.device("meta"):
         model = build(settings, "the command line")
     layout = model.tokenizer.layout(clip)
     memory = memory_of(builder(settings), layout, model.transformer.execution.activation_checkpointing, bf16)
-    work = work_of(model.tokenizer, model.transformer, clip)
+    flops = flops_of(model.tokenizer, model.transformer, clip)
     tokenizer = sum(parameter.numel() for parameter in model.tokenizer.parameters())
-    return Sized(
-        f"transformer {memory.parameters:,} parameters, frozen tokenizer {tokenizer:,}", layout, memory, work, {"tokenizer": tokenizer}
+    return ModelEstimate(
+        f"transformer {memory.parameters:,} parameters, frozen tokenizer {tokenizer:,}", layout, memory, flops, {"tokenizer": tokenizer}
     )
 
 
-def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: bool) -> Sized:
-    if machine.strategy == "fsdp":
-        raise ValueError("a tokenizer is not sharded across devices: use configs/trainer/ddp.yaml")
+def of_tokenizer(settings: dict[str, Any], devices: Devices, clip: Clip, bf16: bool) -> ModelEstimate:
+    if devices.strategy == "fsdp":
+        raise ValueError("a tokenizer cannot be sharded: use configs/trainer/ddp.yaml")
 
     def make() -> TokenizerTraining:
         model = build(settings, "the command line", {"optimizer", "discriminator_optimizer"})
@@ -150,42 +150,42 @@ def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: b
 
     with torch.device("meta"):
         training = make()
-    memory, work = tokenizer_memory_of(make, clip, bf16), tokenizer_work_of(training, clip)
+    memory, flops = tokenizer_memory_of(make, clip, bf16), tokenizer_flops_of(training, clip)
     own = sum(parameter.numel() for parameter in training.tokenizer.parameters())
-    critics = f", its discriminators {training.trained - own:,}" if training.adversary else ""
+    discriminators = f", its discriminators {training.trained - own:,}" if training.adversary else ""
     frozen = {"network of the perceptual loss": training.frozen} if training.perceptual else {}
-    return Sized(f"tokenizer {own:,} parameters{critics}", training.tokenizer.layout(clip), memory, work, frozen)
+    return ModelEstimate(f"tokenizer {own:,} parameters{discriminators}", training.tokenizer.layout(clip), memory, flops, frozen)
 
 
 def plan(config: dict[str, Any], tflops: float, utilisation: float, tokens: float | None = None) -> str:
-    """Return the estimate as Markdown, for a number of predicted tokens; those of ``trainer.max_steps`` if not given."""
-    found = planned(config, tflops, utilisation)
-    budget = tokens or found.steps * found.needs.clips * found.work.tokens
-    return "\n".join([found.title, "", *rows(found.work, found.needs, found.machine, budget), "", NOT_COUNTED, ""])
+    """Return the estimate of a training as a table, for ``tokens`` to predict, by default those of ``trainer.max_steps``."""
+    found = estimate(config, tflops, utilisation)
+    budget = tokens or found.steps * found.cost.clips * found.flops.tokens
+    return "\n".join([found.title, "", *rows(found.flops, found.cost, found.devices, budget), "", NOT_COUNTED, ""])
 
 
-def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]:
-    """Return the lines of the Markdown table."""
-    per_second = needs.clips / needs.seconds
+def rows(flops: Flops, cost: StepCost, devices: Devices, budget: float) -> list[str]:
+    """Return the rows of the table in Markdown."""
+    per_second = cost.clips / cost.seconds
     length: list[tuple[str, str]] = []
     parts: list[tuple[str, str]] = []
-    if work.attention:
-        share = work.attention / (work.attention + work.linear)
-        length = [("sequence length", f"{work.sequence:,}")]
-        parts = [("of it attention", f"{share:.0%}"), ("TFLOP of encoding a clip", f"{work.encoding / 1e12:.3f}")]
+    if flops.attention:
+        fraction = flops.attention / (flops.attention + flops.linear)
+        length = [("sequence length", f"{flops.sequence:,}")]
+        parts = [("of it attention", f"{fraction:.0%}"), ("TFLOP of encoding a clip", f"{flops.encoding / 1e12:.3f}")]
     found = [
-        ("tokens of a clip", f"{work.tokens:,}"),
+        ("tokens of a clip", f"{flops.tokens:,}"),
         *length,
-        ("TFLOP of a clip, forward and backward", f"{work.training / 1e12:.3f}"),
+        ("TFLOP of a clip, forward and backward", f"{flops.training / 1e12:.3f}"),
         *parts,
-        ("clips per step", f"{needs.clips:,}"),
-        ("PFLOP per step, all devices", f"{work.training * needs.clips / 1e15:.4f}"),
-        *((f"GiB per device: {name}", f"{size / GIB:.3f}") for name, size in needs.components.items()),
-        ("GiB per device, sum", f"{needs.memory / GIB:.3f}"),
-        ("GiB of a checkpoint", f"{needs.checkpoint / GIB:.3f}"),
-        (f"seconds per step, if {machine.utilisation:.0%} of {machine.tflops:g} TFLOP/s are used", f"{needs.seconds:.3f}"),
-        ("tokens per second, all devices", f"{per_second * work.tokens:,.0f}"),
-        (f"days for {budget:.3g} tokens", f"{days(budget, work, needs):.2f}"),
+        ("clips per step", f"{cost.clips:,}"),
+        ("PFLOP per step, all devices", f"{flops.training * cost.clips / 1e15:.4f}"),
+        *((f"GiB per device: {name}", f"{size / GIB:.3f}") for name, size in cost.components.items()),
+        ("GiB per device, sum", f"{cost.memory / GIB:.3f}"),
+        ("GiB of a checkpoint", f"{cost.checkpoint / GIB:.3f}"),
+        (f"seconds per step, if {devices.utilisation:.0%} of {devices.tflops:g} TFLOP/s are used", f"{cost.seconds:.3f}"),
+        ("tokens per second, all devices", f"{per_second * flops.tokens:,.0f}"),
+        (f"days for {budget:.3g} tokens", f"{days(budget, flops, cost):.2f}"),
     ]
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in found)]
 
@@ -204,7 +204,11 @@ def builder(config: dict[str, Any]) -> Builder:
 
 
 def strategy_of(trainer: dict[str, Any]) -> Strategy:
-    """Return the kind of the trainer's strategy; raises ``ValueError`` for an unknown one."""
+    """Return the strategy of a trainer's settings.
+
+    Raises:
+        ValueError: If it is another one than these.
+    """
     given = trainer["strategy"]
     name = given if isinstance(given, str) else given["class_path"].rsplit(".")[-1]
     if name in ("auto", "SingleDeviceStrategy"):
@@ -217,7 +221,7 @@ def strategy_of(trainer: dict[str, Any]) -> Strategy:
 
 
 def ranks_of(trainer: dict[str, Any]) -> int:
-    """Return the number of devices of all nodes; raises ``ValueError`` if it is not given as a number."""
+    """Return the number of devices on all nodes."""
     devices = trainer["devices"]
     if not str(devices).isdecimal():
         raise ValueError(f"give the number of devices of a node: --trainer.devices 8 instead of {devices!r}")

@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from toy_runs import CONFIGS, ROOT, arguments, compose, run
 
+from datamodules.jsonl import read_jsonl
 from modules.geometry import Clip
-from modules.user_errors import user_error
+from modules.user_errors import errors_in_one_line, user_error
 from scripts.export_digits import export
-from train import main
+from train import check_start, main
 
 # All that a run may leave behind that was refused: what it was asked to do, which is written whole.
 RECORDS = {
@@ -94,11 +96,11 @@ MISTAKES: dict[str, tuple[Callable[[Inputs], list[object]], list[str]]] = {
     "no number": (lambda inputs: ["--model.optimizer.lr", "fast"], ["model.optimizer.lr", "fast"]),
     "unknown class of data": (lambda inputs: ["--data", "datamodules.Nothing"], ["data", "Nothing"]),
     "unknown part of a mixture": (
-        lambda inputs: ["-c", CONFIGS / "stage/paper_1_joint_256.yaml", "--data.parts.vidoe.manifest", inputs.manifest],
+        lambda inputs: ["--data", CONFIGS / "data/joint_256.yaml", "--data.parts.vidoe.manifest", inputs.manifest],
         ["data.parts.vidoe has no class", "manifest", "misspelt", "data.parts.vidoe.class_path"],
     ),
     "unknown option of a part": (
-        lambda inputs: ["-c", CONFIGS / "stage/paper_1_joint_256.yaml", "--data.parts.video.manifesto", inputs.manifest],
+        lambda inputs: ["--data", CONFIGS / "data/joint_256.yaml", "--data.parts.video.manifesto", inputs.manifest],
         ["data.parts", "manifesto"],
     ),
     "no file of settings": (lambda inputs: ["-c", inputs.folder / "gone.yaml"], ["gone.yaml"]),
@@ -134,7 +136,16 @@ MISTAKES: dict[str, tuple[Callable[[Inputs], list[object]], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+# The cases of the default run: each way to a refusal once. The parts that refuse have quick tests of their own.
+QUICK = {"unknown key", "unknown part of a mixture", "broken file of settings", "frames", "checkpoint is text", "half of the videos"}
+QUICK |= {"unknown class", "no weights"}
+
+
+def marked(cases: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in cases]
+
+
+@pytest.mark.parametrize("name", marked(MISTAKES))
 def test_training_refuses(inputs: Inputs, tmp_path: Path, name: str) -> None:
     options, culprits = MISTAKES[name]
     line = refusal(tmp_path / "run", "fit", "tokenizer", *options(inputs))
@@ -174,13 +185,14 @@ SAMPLES: dict[str, tuple[Callable[[Inputs], list[object]], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", marked(SAMPLES))
 def test_sampling_refuses(inputs: Inputs, tmp_path: Path, name: str) -> None:
     options, culprits = SAMPLES[name]
     line = refusal(tmp_path / "run", "predict", "videoar", *options(inputs))
     assert all(culprit in line for culprit in culprits), line
 
 
+@pytest.mark.slow
 def test_sampling_refuses_a_model_that_was_never_trained(inputs: Inputs, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.ckpt"
     torch.save({"state_dict": compose("tokenizer", tmp_path).model.state_dict()}, tokenizer)
@@ -198,6 +210,38 @@ def test_a_word_that_is_no_command(tmp_path: Path) -> None:
         main(["train", "-c", str(CONFIGS / "tokenizer.yaml")])
     line = user_error(caught.value)
     assert line and "'train'" in line and "'fit'" in line
+
+
+def error_of(function: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as caught:
+        function()
+    return caught.value
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "predict"])
+def test_starts_that_cannot_work_are_refused(inputs: Inputs, tmp_path: Path, subcommand: str) -> None:
+    def start(checkpoint: object, init_from: object = None) -> str | None:
+        settings = {"ckpt_path": checkpoint and str(checkpoint), "init_from": init_from, "checkpoint": {"dirpath": str(tmp_path)}}
+        return user_error(error_of(lambda: check_start(subcommand, settings)))  # type: ignore[arg-type]
+
+    assert f"there is no checkpoint {tmp_path / 'gone.ckpt'}" in str(start(tmp_path / "gone.ckpt"))
+    assert "is not the checkpoint of a run" in str(start(inputs.folder / "text.ckpt"))
+    if subcommand == "predict":
+        assert "needs trained weights: give --ckpt_path or --init_from" in str(start(None))
+        assert "last.ckpt" in str(start("last", "weights.ckpt"))
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_user_errors_end_in_one_line_unless_debugging(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, debug: str) -> None:
+    monkeypatch.setenv("VIDEOAR_DEBUG", debug)
+
+    def command() -> None:
+        with errors_in_one_line():
+            list(read_jsonl(tmp_path / "gone.jsonl"))
+
+    error = error_of(command)
+    assert isinstance(error, ValueError if debug else SystemExit) and "gone.jsonl" in str(error)
+    assert debug or str(error).startswith("error: there is no file")
 
 
 @pytest.mark.parametrize("error", [TypeError, RuntimeError, KeyError])
@@ -221,6 +265,7 @@ def test_values_that_another_package_refuses_are_not_called_the_users(monkeypatc
     assert user_error(caught.value) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("debug", "option"), [("", "--data.manifest"), ("1", "--data.manifesto")])
 def test_what_a_user_sees(inputs: Inputs, tmp_path: Path, debug: str, option: str) -> None:
     args = arguments("fit", "tokenizer", tmp_path / "run", "--data", "datamodules.VideoFolder", option, "gone.jsonl")

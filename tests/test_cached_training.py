@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make(tmp_path_factory.mktemp("made"))
 
 
-@pytest.mark.parametrize("options", [(), ROLLOUT], ids=["corrupted", "rollout"])
+@pytest.mark.parametrize("options", [pytest.param((), id="corrupted", marks=pytest.mark.slow), pytest.param(ROLLOUT, id="rollout")])
 def test_a_model_learns_from_latents_what_it_learns_from_clips(made: Made, tmp_path: Path, options: tuple) -> None:
     """Flipped bits, error inheritance and corrected targets included, over two epochs and two validations."""
     start = ("--init_from", made.model, *TRAIN, *options)
@@ -86,6 +86,7 @@ def test_clips_that_the_cache_does_not_have_are_refused(made: Made, clip: Clip) 
         CachedLatents(clip, folder=str(made.latents)).setup("fit")
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused_with_both_named(made: Made, tmp_path: Path) -> None:
     other = run("fit", "tokenizer", tmp_path / "other", "--seed_everything", 1)
     shutil.copytree(made.latents, tmp_path / "latents")
@@ -132,6 +133,7 @@ def test_the_encoder_is_neither_built_nor_loaded(made: Made, tmp_path: Path, mon
 SAMPLE = ("-c", CONFIGS / "sample.yaml", "--data.clip.height", 16, "--data.clip.width", 16, "--data.clip.frames", 9)
 
 
+@pytest.mark.slow
 def test_what_a_cached_run_leaves_can_be_looked_at_and_completed(made: Made, tmp_path: Path) -> None:
     cached = (*CACHED, "--data.folder", made.latents)
     half = run("fit", "videoar", tmp_path / "ar", *cached, "--init_from", made.model, *TRAIN)

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,8 +62,7 @@ def tasks_of(file: Path) -> list[str]:
         return [task for task, keys in parts.items() if option(file)[0] in keys]
     wanted = set(values.get("model", {}).get("init_args", {}))
     data = values.get("data", {})
-    if isinstance(data, str):  # a file, relative to this one
-        data = content((CONFIGS / file).parent.joinpath(data).resolve().relative_to(CONFIGS.resolve()))
+    data = content(file.parent / data) if isinstance(data, str) else data
     wanted |= SOURCES.get(data.get("class_path"), set())
     return [task for task, model in TASKS.items() if wanted <= set(inspect.signature(model).parameters)]
 
@@ -71,6 +71,14 @@ def tasks_of(file: Path) -> list[str]:
 HARDWARE = {".trainer.accelerator": "--trainer.accelerator=cpu", ".trainer.devices": "--trainer.devices=1"}
 
 PAIRS = [(file, task) for file in FILES if not is_task(file) for task in tasks_of(file)]
+
+
+def cases() -> Iterator[Any]:
+    """Yield every pair; those after the first of a file are slow, all together."""
+    seen: set[Path] = set()
+    for file, task in PAIRS:
+        yield pytest.param(file, task, id=f"{file}-{task}", marks=[pytest.mark.slow] if file in seen else [])
+        seen.add(file)
 
 
 @pytest.fixture
@@ -109,21 +117,34 @@ def test_tasks_can_be_built_alone(task: str) -> None:
     assert all(parameter.isfinite().all() and parameter.device.type == "cpu" for parameter in cli.model.parameters())
 
 
-@pytest.mark.parametrize(("file", "task"), PAIRS, ids=[f"{file}-{task}" for file, task in PAIRS])
-def test_files_compose_and_say_what_they_mean(composed: Any, file: Path, task: str) -> None:
+@pytest.mark.parametrize(("file", "task"), list(cases()))
+def test_files_compose_to_their_values_and_sizes(composed: Any, file: Path, task: str) -> None:
     command = "predict" if "return_predictions" in content(file) else "fit"
-    cli = composed(command, "-c", f"configs/{task}.yaml", *option(file))
+    transformer = is_part(file) and option(file)[0] == OPTIONS["VideoARTransformer"]
+    tokenizer = f"configs/size/tokenizer_{'tiny' if file.stem.endswith('tiny') else 'base'}.yaml"
+    cli = composed(command, "-c", f"configs/{task}.yaml", *([OPTIONS["VideoTokenizer"], tokenizer] if transformer else []), *option(file))
     config = cli.config[command].as_dict()
     if is_part(file):
         *_, name = option(file)[0].split(".")
         config = config["data"] if name == "--data" else config["model"]["init_args"][name]
+        if name != "--data":
+            check_parameters(file, getattr(cli.model, name))
     assert not differences(content(file), config)
+
+
+def check_parameters(file: Path, module: torch.nn.Module) -> None:
+    """Compare the number of parameters with the one in the file's comment, to its last digit."""
+    claim = re.search(r"([\d.]+) ([MB]) parameters", (CONFIGS / file).read_text())
+    assert claim, f"{file} does not say how many parameters it has"
+    digits = len(claim[1].partition(".")[2])
+    assert f"{count_parameters(module) / {'M': 1e6, 'B': 1e9}[claim[2]]:.{digits}f}" == claim[1]
+    assert all(parameter.is_meta for parameter in module.parameters())
 
 
 def differences(wanted: Any, found: Any, path: str = "") -> list[str]:
     """What a file says and the composed configuration does not."""
     if isinstance(wanted, dict) and isinstance(found, dict):
-        if "init_args" in found and not wanted.keys() & found.keys():  # arguments of a class that the option names
+        if "class_path" in found and wanted.keys() <= found["init_args"].keys():  # a file gives only the arguments of a named callback
             found = found["init_args"]
         return [line for key, value in wanted.items() for line in differences(value, found.get(key), f"{path}.{key}")]
     if isinstance(wanted, list) and isinstance(found, list | tuple) and len(wanted) == len(found):
@@ -132,23 +153,12 @@ def differences(wanted: Any, found: Any, path: str = "") -> list[str]:
     return [] if wanted == found or given_elsewhere else [f"{path}: {wanted} became {found}"]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if is_part(file) and option(file)[0] != "--data"], ids=str)
-def test_sizes_have_the_parameters_they_claim(composed: Any, file: Path) -> None:
-    tokenizer = f"configs/size/tokenizer_{'tiny' if file.stem.endswith('tiny') else 'base'}.yaml"
-    model = composed("fit", "-c", "configs/videoar.yaml", "--model.tokenizer", tokenizer, *option(file)).model
-    part = getattr(model, option(file)[0].split(".")[-1])
-    claim = re.search(r"([\d.]+) ([MB]) parameters", (CONFIGS / file).read_text())
-    assert claim, f"{file} does not say how many parameters it has"
-    digits = len(claim[1].partition(".")[2])
-    assert f"{count_parameters(part) / {'M': 1e6, 'B': 1e9}[claim[2]]:.{digits}f}" == claim[1]
-    assert all(parameter.is_meta for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("prompts/*.jsonl")), ids=lambda file: file.name)
-def test_prompts_can_be_made(composed: Any, file: Path) -> None:
+def test_prompts_can_be_generated(composed: Any) -> None:
     """By the model that the task trains alone."""
-    cli = composed("fit", "-c", "configs/videoar.yaml")
-    for request in make_requests(str(file), Defaults(cli.datamodule.clip.frames)):
+    cli, files = composed("fit", "-c", "configs/videoar.yaml"), sorted(CONFIGS.glob("prompts/*.jsonl"))
+    requests = [request for file in files for request in make_requests(str(file), Defaults(cli.datamodule.clip.frames))]
+    assert len(requests) >= len(files) > 0
+    for request in requests:
         assert request.condition in cli.datamodule.class_names
         cli.model.tokenizer.latent_frames(request.frames)
 
@@ -172,11 +182,6 @@ def commands_of_demo() -> list[list[str]]:
 COMMANDS = [*commands_of_readme(), *commands_of_demo()]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:3]))
-def test_commands_of_readme_and_demo_compose(composed: Any, command: list[str]) -> None:
-    composed(*without_runs(command))
-
-
 def without_runs(command: list[str]) -> list[str]:
     """A command with the options of an earlier one in the place of the ``fit.yaml`` that it would have left."""
     root = "--trainer.default_root_dir"
@@ -187,6 +192,11 @@ def without_runs(command: list[str]) -> list[str]:
             words.pop()  # its -c
         words += runs.get(word, [word])
     return words
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:3]))
+def test_commands_of_readme_and_demo_compose(composed: Any, command: list[str]) -> None:
+    composed(*without_runs(command))
 
 
 def test_there_are_commands_to_test() -> None:

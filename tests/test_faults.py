@@ -13,9 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_cli import Stop
-from toy_runs import ROOT, arguments, run
+from toy_runs import ROOT, arguments, assert_same_result, run
 
-from benchmarks.kill import compare, stress
 from callbacks.checkpoint import last_checkpoint
 from callbacks.checkpoint.atomic_checkpoint import AtomicCheckpointIO
 from callbacks.checkpoint.last_checkpoint import check_folder
@@ -75,12 +74,6 @@ def test_out_of_memory_says_what_to_change() -> None:
     assert user_error(RuntimeError("something else")) is None
 
 
-@pytest.mark.slow
-def test_killed_runs_go_on_and_end_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    found = stress(tmp_path, kills=3, steps=60, every=5)
-    assert [one.while_writing for one in found if one.while_writing] == [True, True]
-
-
 def started(args: list[str], log: Path, environment: dict[str, str] | None = None, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     with log.open("w") as file:
         return subprocess.Popen(
@@ -115,7 +108,7 @@ def test_sigterm_saves_the_step_and_says_that_the_run_is_not_finished(tmp_path: 
     whole, parts, stop = tmp_path / "whole", tmp_path / "parts", f"--trainer.callbacks.step={step + 3}"
     for folder in (whole, parts):
         run("fit", "videoar", folder, *LONG, "--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.graceful=True", stop)
-    compare(*(folder / "checkpoints/last.ckpt" for folder in (whole, parts)))
+    assert_same_result(*(folder / "checkpoints/last.ckpt" for folder in (whole, parts)))
 
 
 FAKE_SCONTROL = '#!/bin/sh\necho "$@" >> "$(dirname "$0")/calls"\n'

@@ -193,6 +193,7 @@ def test_every_parameter_gets_a_gradient(cache: str) -> None:
     assert [name for name, p in transformer.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_features_and_samples_prompts_from_another_cache(tmp_path: Path) -> None:
     captions = write(tmp_path / "captions.safetensors", MovingDigits().captions)
     prompts = write(tmp_path / "prompts.safetensors", ["a blue 3 moving left and up"])

@@ -17,14 +17,14 @@ from modules.autoregression import bit_loss
 from modules.geometry import Clip, Layout, Pyramid
 from modules.loading import build
 from modules.planning import (
-    Machine,
+    Devices,
     Memory,
     TokenizerTraining,
+    flops_of,
     memory_of,
-    needs_of,
+    step_cost,
+    tokenizer_flops_of,
     tokenizer_memory_of,
-    tokenizer_work_of,
-    work_of,
 )
 from modules.planning.flops import encoding_operations, pairs
 from modules.planning.memory import STATES
@@ -181,7 +181,7 @@ def test_work_of_a_tokenizer_is_what_a_step_does() -> None:
     clip = Clip(5, 16, 16)
     with torch.device("meta"):
         empty = training_of(CRITICS)
-    work = tokenizer_work_of(empty, clip)
+    work = tokenizer_flops_of(empty, clip)
     training, video = training_of(CRITICS), torch.rand(1, 3, 5, 16, 16)
     with FlopCounterMode(display=False) as counter:
         result, loss = training.forward(video)
@@ -210,7 +210,7 @@ def test_pairs_are_those_of_the_mask(window: int | None, history: Any) -> None:
 def test_work_is_counted_by_hand() -> None:
     with torch.device("meta"):
         tokenizer, transformer = VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1), make_transformer()
-    work = work_of(tokenizer, transformer, Clip(9, 16, 16))
+    work = flops_of(tokenizer, transformer, Clip(9, 16, 16))
     tokens, width = 3 * (1 + 4 + 9 + 16), 48
     assert (work.tokens, work.sequence) == (tokens, tokens + 2)
     block = width * (3 + 1 + 8 + 4) * width
@@ -226,9 +226,9 @@ MEMORY = Memory(parameters=1000, block=200, layers=4, fixed=10, per_clip=100, re
 def test_shares_and_copies() -> None:
     with torch.device("meta"):
         networks = VideoTokenizer(bits=8, channels=24, multipliers=(1, 1, 1), blocks=1), make_transformer()
-    work = work_of(*networks, Clip(5, 16, 16))
+    work = flops_of(*networks, Clip(5, 16, 16))
     single, ddp, fsdp = (
-        needs_of(MEMORY, work, Machine(strategy, ranks, 1.0, 0.5), batch=2, accumulate=3, frozen={"tokenizer": 50})  # type: ignore[arg-type]
+        step_cost(MEMORY, work, Devices(strategy, ranks, 1.0, 0.5), batch=2, accumulate=3, frozen={"tokenizer": 50})  # type: ignore[arg-type]
         for strategy, ranks in (("single", 1), ("ddp", 4), ("fsdp", 4))
     )
     assert single.components == ddp.components and single.memory == 16 * 1000 + 4 * 50 + 210
@@ -239,11 +239,11 @@ def test_shares_and_copies() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [(("single", 2, 1.0, 0.5), "2 devices do not go"), (("ddp", 2, 1.0, 1.5), "utilisation"), (("ddp", 0, 1.0, 0.5), "0 dev")],
+    [(("single", 2, 1.0, 0.5), "2 devices do not fit"), (("ddp", 2, 1.0, 1.5), "utilisation"), (("ddp", 0, 1.0, 0.5), "0 dev")],
 )
 def test_impossible_machines_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Machine(*settings)
+        Devices(*settings)
 
 
 def test_the_command_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,7 +275,7 @@ def test_the_command_plans_tokenizers_too(capsys: pytest.CaptureFixture[str]) ->
     assert "its discriminators" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
     config = compose(TOKENIZER)
     config["trainer"] |= {"strategy": {"class_path": "modules.training.fsdp.FullySharded"}, "devices": 2}
-    with pytest.raises(ValueError, match="a tokenizer is not sharded across devices"):
+    with pytest.raises(ValueError, match="a tokenizer cannot be sharded"):
         plan(config, 1.0, 0.5)
 
 
@@ -284,4 +284,4 @@ def test_no_gpu_is_needed_to_plan_for_one(monkeypatch: pytest.MonkeyPatch, tmp_p
     size = ["--model.transformer", "configs/size/videoar_125m.yaml", "--model.tokenizer", "configs/size/tokenizer_base.yaml"]
     config = compose(["-c", "configs/videoar.yaml", *size, "-c", "configs/trainer/bf16.yaml", "--trainer.accelerator", "gpu"])
     assert "transformer 118," in plan(config, 989, 0.4, 1e9) and not list(tmp_path.iterdir())
-    assert asdict(Machine("single", 1, 989, 0.4))["tflops"] == 989
+    assert asdict(Devices("single", 1, 989, 0.4))["tflops"] == 989

@@ -70,6 +70,14 @@ def predict(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Predictions(tmp_path, weights, monkeypatch)
 
 
+def test_finished_clips_are_kept_and_changed_prompts_generated_again(predict: Predictions) -> None:
+    rows = [{"condition": "3 left", "name": "a"}, {"condition": "4 up", "name": "b"}]
+    assert predict(predict.prompts(*rows)) == ["a", "b"]
+    assert predict(predict.prompts(*rows)) == []
+    assert predict(predict.prompts(rows[0] | {"seed": 9}, rows[1])) == ["a"]
+
+
+@pytest.mark.slow
 def test_only_what_is_missing_or_would_become_another_clip_is_made(predict: Predictions) -> None:
     picture = predict.folder / "start.png"
     Image.fromarray(np.full((16, 16, 3), 80, np.uint8)).save(picture)

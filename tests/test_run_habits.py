@@ -13,7 +13,7 @@ from callbacks import LogSpeed
 from callbacks.log_speed import counts
 from callbacks.records.run_summary import summary_lines
 from modules.geometry import Clip
-from modules.planning import work_of
+from modules.planning import flops_of
 
 SHORT = ("--trainer.max_steps", 4, "--trainer.val_check_interval", 4)
 
@@ -50,7 +50,7 @@ def test_work_is_that_of_the_plan(tmp_path: Path) -> None:
     batch = {"index": torch.arange(3), "video": torch.zeros(3, 3, 5, 16, 16)}
     with torch.device("meta"):
         meta = compose("videoar", tmp_path).model
-    work = work_of(meta.tokenizer, meta.transformer, Clip(5, 16, 16))
+    work = flops_of(meta.tokenizer, meta.transformer, Clip(5, 16, 16))
     assert counts(model, batch) == (3, 3 * work.tokens, 3 * work.training)
     assert counts(compose("tokenizer", tmp_path).model, batch) == (3, 0, 0)
 

@@ -143,6 +143,7 @@ def test_processes_agree_to_skip_a_step(tmp_path: Path) -> None:
     assert len(list((tmp_path / "run").glob("suspicious_steps.rank*.jsonl"))) == 2
 
 
+@pytest.mark.slow
 def test_compiled_blocks_learn_the_same(one: Path, tmp_path: Path) -> None:
     """Traced, but not made code of, which takes a minute."""
     compiled = alone(tmp_path, "--trainer.callbacks+=CompileBlocks", "--trainer.callbacks.backend=eager")

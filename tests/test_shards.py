@@ -15,9 +15,8 @@ from lightning import Callback, LightningModule, Trainer
 from test_scale import STILL, STOP, alone, assert_equal, losses, together
 from torch import nn
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
-from toy_runs import CONFIGS, ROOT, TESTS, arguments, run
+from toy_runs import CONFIGS, ROOT, TESTS, arguments, assert_same_result, run
 
-from benchmarks.kill import compare
 from callbacks.checkpoint.last_checkpoint import check_folder
 from modules import load
 from modules.init_from import load_weights
@@ -60,7 +59,7 @@ def test_shards_joined_are_the_file_of_a_run_without(killed: Path, tmp_path: Pat
     folder, whole = copy(killed, tmp_path / "folder"), together(tmp_path / "whole", "fsdp", *STOP)
     joined = folder / "checkpoints/joined.ckpt"
     command(consolidate, [str(folder / "checkpoints/last.ckpt"), "--out", str(joined)])
-    compare(whole, joined)
+    assert_same_result(whole, joined)
     assert torch.load(joined, weights_only=True).keys() == torch.load(whole, weights_only=True).keys()
     with pytest.raises(SystemExit, match="exists already"):
         command(consolidate, [str(folder / "checkpoints/last.ckpt"), "--out", str(joined)])

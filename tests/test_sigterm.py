@@ -14,9 +14,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
 from test_faults import NEW, started, wait_for
-from toy_runs import CONFIGS, TESTS, arguments, run
-
-from benchmarks.kill import compare
+from toy_runs import CONFIGS, TESTS, arguments, assert_same_result, run
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 STOP = ("--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.graceful=True")
@@ -105,4 +103,4 @@ def test_shares_that_were_told_to_end_go_on_as_if_they_had_not_been(tmp_path: Pa
         assert process.wait(240) == 0, (tmp_path / "log.txt").read_text()[-3000:]
     expected, found = train_losses(whole), train_losses(parts)
     assert list(expected) == list(range(step + 4)) and found == expected
-    compare(*(folder / "checkpoints/last.ckpt" for folder in (whole, parts)))
+    assert_same_result(*(folder / "checkpoints/last.ckpt" for folder in (whole, parts)))

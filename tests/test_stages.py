@@ -69,6 +69,7 @@ def tokens(frames: int, side: int) -> int:
     return Layout(Pyramid.of(side // 4, side // 4), 1 + (frames - 1) // 4).tokens
 
 
+@pytest.mark.slow
 def test_three_stages_by_overlays_train_on_what_they_say(tmp_path: Path) -> None:
     stages = {
         "1_joint": (joint(5, 16), {(2, 5, 16, 16): tokens(5, 16), (4, 1, 16, 16): tokens(1, 16)}),

@@ -128,7 +128,7 @@ def test_what_stands_in_does_not_depend_on_what_was_found_before(tmp_path: Path)
     assert served[True] > 3 and served[False] > 3
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("values", [{}, {"end": 0.5}])
 def test_too_many_end_the_run_in_one_line(tmp_path: Path, workers: int, values: dict) -> None:
     whole = write_video(tmp_path / "0.mp4").read_bytes()
@@ -203,6 +203,7 @@ def add_many(path: Path, offset: int) -> int:
     return sum(report.add(row((offset + number) % 100), UnreadableVideo("damaged")) for number in range(100))
 
 
+@pytest.mark.slow
 def test_processes_add_to_one_report(tmp_path: Path) -> None:
     path = tmp_path / "run" / "broken.jsonl"
     with ProcessPoolExecutor(2) as pool:
@@ -216,6 +217,7 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(corpus: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     folder, fates = corpus
     large = [write_video(tmp_path / f"large.{suffix}", CODECS[suffix], frames=4, size=(240, 320)) for suffix in ("mp4", "webm")]

@@ -39,3 +39,10 @@ def compose(task: str, root: Path, *more: object) -> VideoARCLI:
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def assert_same_result(one: Path, other: Path) -> None:
+    """Weights, optimizers, schedules and steps of two checkpoints are equal to the last bit."""
+    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        torch.testing.assert_close(first[part], second[part], rtol=0, atol=0, msg=lambda text, part=part: f"{part}: {text}")

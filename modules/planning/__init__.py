@@ -1,20 +1,20 @@
 """Estimates of the memory, FLOPs and time of a training run, computed before it starts."""
 
-from modules.planning.flops import Work, work_of
+from modules.planning.flops import Flops, flops_of
 from modules.planning.memory import Builder, Memory, memory_of
-from modules.planning.per_device import Machine, Needs, needs_of
-from modules.planning.tokenizer import TokenizerTraining, tokenizer_memory_of, tokenizer_work_of
+from modules.planning.per_device import Devices, StepCost, step_cost
+from modules.planning.tokenizer import TokenizerTraining, tokenizer_flops_of, tokenizer_memory_of
 
 __all__ = [
     "Builder",
-    "Machine",
+    "Devices",
+    "Flops",
     "Memory",
-    "Needs",
+    "StepCost",
     "TokenizerTraining",
-    "Work",
+    "flops_of",
     "memory_of",
-    "needs_of",
+    "step_cost",
+    "tokenizer_flops_of",
     "tokenizer_memory_of",
-    "tokenizer_work_of",
-    "work_of",
 ]

@@ -17,8 +17,8 @@ from modules.transformer.sequence import TokenSequence
 
 
 @dataclass(frozen=True)
-class Work:
-    """FLOPs and tokens of one clip.
+class Flops:
+    """Floating-point operations for one clip.
 
     Attributes:
         tokens: Number of predicted tokens of the video.
@@ -36,26 +36,26 @@ class Work:
 
     @property
     def training(self) -> int:
-        """FLOPs of the model in a training step, as counted for model FLOPs utilisation: without recomputation and tokenizer."""
+        """Operations of the model in a step, as utilisation counts them: without recomputation, without the tokenizer."""
         return 3 * (self.linear + self.attention)
 
     def done(self, activation_checkpointing: bool) -> int:
-        """Return the FLOPs actually executed in a step, including recomputation and the tokenizer's encoder."""
+        """Operations that a step performs, recomputation and encoding included."""
         return (4 if activation_checkpointing else 3) * (self.linear + self.attention) + self.encoding
 
 
-def work_of(tokenizer: VideoTokenizer, transformer: VideoARTransformer, clip: Clip) -> Work:
-    """Return the FLOPs and tokens of one clip for networks on the meta device."""
+def flops_of(tokenizer: VideoTokenizer, transformer: VideoARTransformer, clip: Clip) -> Flops:
+    """Return the operations of networks on the meta device."""
     layout = tokenizer.layout(clip)
     linear, attention = forward_operations(transformer, layout)
     sequence = TokenSequence(layout, transformer.condition.length, transformer.history)
-    return Work(layout.tokens, sequence.tokens, linear, attention, encoding_operations(tokenizer, clip))
+    return Flops(layout.tokens, sequence.tokens, linear, attention, encoding_operations(tokenizer, clip))
 
 
 def forward_operations(transformer: VideoARTransformer, layout: Layout) -> tuple[int, int]:
-    """Return the FLOPs of linear layers and of attention in a forward pass over one clip, from the shapes of the weights."""
+    """Return the operations of the linear layers and of attention in a forward pass over one clip, from the shapes of the weights."""
     sequence = TokenSequence(layout, transformer.condition.length, transformer.history)
-    # Number of tokens that pass through each layer outside of the blocks.
+    # Numbers of tokens that go through a layer that is not part of a block.
     passes = {"adaptive": 1, "head_adaptive": 1, "head": layout.tokens, "project": sequence.tokens - sequence.prompt_length}
     passes |= {"condition": sequence.prompt_length}
     linear = 0
@@ -68,13 +68,13 @@ def forward_operations(transformer: VideoARTransformer, layout: Layout) -> tuple
 
 @lru_cache
 def pairs(sequence: TokenSequence, window: int | None) -> int:
-    """Return the number of pairs of tokens of which the first sees the second."""
+    """Return the number of pairs of tokens of which the first attends to the second."""
     lengths = torch.tensor(list(sequence.blocks().values()), dtype=torch.float64)
     return int((lengths @ visible_blocks(sequence, window).double() @ lengths).item())
 
 
 def encoding_operations(tokenizer: VideoTokenizer, clip: Clip) -> int:
-    """Return the FLOPs of encoding one clip; 0 for a tokenizer without encoder, whose clips are already encoded."""
+    """Return the operations of encoding one clip; 0 without an encoder."""
     if not tokenizer.has_encoder:
         return 0
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -52,12 +52,12 @@ class Memory:
         return self.fixed + batch * self.per_clip
 
     def total(self, batch: int) -> int:
-        """Return the peak bytes, when gradients of earlier accumulated batches exist."""
+        """Peak in bytes, with the gradients of an earlier batch of the step."""
         return self.parameters * STATES + self.kept(batch) + batch * self.recomputed
 
 
-class Kept:
-    """Counter of the storages saved by a forward pass, excluding parameters and buffers."""
+class SavedTensors:
+    """Storages that a forward pass saves for the backward pass, without parameters and buffers."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._own = {self._number(value) for value in (*model.parameters(), *model.buffers())}
@@ -68,7 +68,7 @@ class Kept:
         return tensor.untyped_storage()._cdata
 
     def note(self, tensor: Tensor) -> Tensor:
-        # A reference to the storage is kept, so that its address is not reused.
+        # A reference to the storage is kept, so that its number is not given to another one.
         self._storages[self._number(tensor)] = (tensor.untyped_storage().nbytes(), tensor.untyped_storage())
         return tensor
 
@@ -82,9 +82,9 @@ def memory_of(build: Builder, layout: Layout, activation_checkpointing: bool, bf
 
     Args:
         build: Builds the transformer.
-        layout: Layout of the clips.
-        activation_checkpointing: Recompute blocks in the backward pass.
-        bf16: Use bf16 mixed precision.
+        layout: Latent frames and scales of the clips.
+        activation_checkpointing: Whether blocks are recomputed in the backward pass.
+        bf16: Whether precision is bf16-mixed.
     """
 
     def count(layers: int | None, batch: int, activation_checkpointing: bool) -> int:
@@ -117,7 +117,7 @@ def kept(build: Callable[[], VideoARTransformer], layout: Layout, batch: int, bf
         model.to_empty(device="cpu")
         inputs, complete = example(model, layout, batch)
         ids = model.condition.nothing(batch, torch.device("cpu"))
-        found = Kept(model)
+        found = SavedTensors(model)
         hooks = torch.autograd.graph.saved_tensors_hooks(found.note, lambda tensor: tensor)
         with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model(inputs, layout, ids, complete=complete)
@@ -126,6 +126,6 @@ def kept(build: Callable[[], VideoARTransformer], layout: Layout, batch: int, bf
 
 
 def example(model: VideoARTransformer, layout: Layout, batch: int) -> tuple[Tensor, Tensor]:
-    """Return empty contexts and complete features with the shapes of a batch."""
+    """Return empty inputs of a batch: tokens of all scales, and features at full resolution."""
     bits = model.head.out_features
     return torch.empty(batch, layout.tokens, bits), torch.empty(batch, layout.frames, bits, *layout.pyramid.sizes[-1])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.planning.flops import Work
+from modules.planning.flops import Flops
 from modules.planning.memory import Memory
 
 Strategy = Literal["single", "ddp", "fsdp"]
@@ -15,14 +15,14 @@ DAY = 86_400
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Devices of a training run.
+class Devices:
+    """Devices of a training.
 
     Args:
-        strategy: "single" for one device; "ddp" for a whole model on each; "fsdp" for a shard of the transformer on each, block by block.
+        strategy: "single" device; "ddp", a whole model on each; "fsdp", the transformer sharded by block.
         ranks: Number of devices.
-        tflops: Peak throughput of one device in TFLOP/s (10^12 per second), in the precision of the training.
-        utilisation: Assumed fraction of the peak that is reached.
+        tflops: Peak of one device, in 10^12 operations per second, in the precision of the training.
+        utilisation: Fraction of the peak that is assumed to be used.
 
     Raises:
         ValueError: If there are no devices, several for "single", or throughput or utilisation is out of range.
@@ -35,21 +35,19 @@ class Machine:
 
     def __post_init__(self) -> None:
         if self.ranks < 1 or (self.strategy == "single" and self.ranks > 1):
-            raise ValueError(
-                f"the strategy {self.strategy} does not support {self.ranks} devices: use configs/trainer/ddp.yaml or fsdp.yaml"
-            )
+            raise ValueError(f"{self.ranks} devices do not fit the strategy {self.strategy}: use configs/trainer/ddp.yaml or fsdp.yaml")
         if self.tflops <= 0 or not 0 < self.utilisation <= 1:
             raise ValueError(f"tflops must be positive and utilisation within 0 and 1, got {self.tflops} and {self.utilisation}")
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Memory and time of a training step on every device.
+class StepCost:
+    """Memory per device and time of a training step.
 
     Attributes:
-        components: Bytes per device by component.
-        seconds: Duration of a step, including all accumulated batches.
-        clips: Clips per step over all devices.
+        components: Bytes per device by name.
+        seconds: Time of a step, of all batches that it accumulates.
+        clips: Clips of a step, of all devices.
         checkpoint: Bytes of a checkpoint.
     """
 
@@ -63,24 +61,24 @@ class Needs:
         return sum(self.components.values())
 
 
-def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulate: int, frozen: Mapping[str, int]) -> Needs:
-    """Return the needs of a step of ``accumulate`` batches of ``batch`` clips per device.
+def step_cost(memory: Memory, flops: Flops, devices: Devices, batch: int, accumulate: int, frozen: Mapping[str, int]) -> StepCost:
+    """Return the cost of a step of ``accumulate`` batches of ``batch`` clips per device.
 
     Args:
-        memory: Memory of the trained networks.
-        work: FLOPs of one clip.
-        machine: Devices of the run.
-        batch: Clips per device and batch.
+        memory: Of the trained model.
+        flops: Of one clip.
+        devices: Devices that it runs on.
+        batch: Clips per device that are computed at once.
         accumulate: Batches per step.
         frozen: Number of parameters of frozen networks, by name; every device has a full copy.
     """
     activation_checkpointing = memory.recomputed > 0
-    shards = machine.ranks if machine.strategy == "fsdp" else 1
-    share = -(-memory.parameters // shards)
+    shards = devices.ranks if devices.strategy == "fsdp" else 1
+    shard = -(-memory.parameters // shards)
     components = {
-        "weights": FLOAT * share,
-        "gradients": FLOAT * share,
-        "AdamW's averages": 2 * FLOAT * share,
+        "weights": FLOAT * shard,
+        "gradients": FLOAT * shard,
+        "AdamW's averages": 2 * FLOAT * shard,
         **{f"frozen {name}": FLOAT * parameters for name, parameters in frozen.items()},
         "kept for the backward pass": memory.kept(batch),
     }
@@ -91,12 +89,12 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
         # blocks are unsharded with their gradient.
         outside = memory.parameters - memory.layers * memory.block
         components["gathered blocks"] = FLOAT * (3 * memory.block + 2 * outside)
-    clips = batch * accumulate * machine.ranks
-    seconds = batch * accumulate * work.done(activation_checkpointing) / (machine.tflops * 1e12 * machine.utilisation)
-    # Checkpoints do not contain the network of the perceptual loss.
-    return Needs(components, seconds, clips, FLOAT * (3 * memory.parameters + frozen.get("tokenizer", 0)))
+    clips = batch * accumulate * devices.ranks
+    seconds = batch * accumulate * flops.done(activation_checkpointing) / (devices.tflops * 1e12 * devices.utilisation)
+    # The network of a perceptual loss is in no checkpoint.
+    return StepCost(components, seconds, clips, FLOAT * (3 * memory.parameters + frozen.get("tokenizer", 0)))
 
 
-def days(tokens: float, work: Work, needs: Needs) -> float:
-    """Return the training time in days for a budget of predicted tokens."""
-    return tokens / (needs.clips * work.tokens) * needs.seconds / DAY
+def days(tokens: float, flops: Flops, cost: StepCost) -> float:
+    """Return the days that a number of predicted tokens takes."""
+    return tokens / (cost.clips * flops.tokens) * cost.seconds / DAY

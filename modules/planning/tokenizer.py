@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from modules.geometry import Clip
-from modules.planning.flops import Work
-from modules.planning.memory import Kept, Memory
+from modules.planning.flops import Flops
+from modules.planning.memory import Memory, SavedTensors
 from modules.tokenizer import AdversarialLoss, PerceptualLoss, Reconstruction, TokenizerLoss, VideoTokenizer
 
 
@@ -40,19 +40,19 @@ class TokenizerTraining(NamedTuple):
         return sum(value.numel() for value in self.perceptual.buffers()) if self.perceptual else 0
 
     def forward(self, video: Tensor) -> tuple[Reconstruction, Tensor]:
-        """Return the tokenizer's output and the loss of its step."""
+        """Return output and loss of the tokenizer's step."""
         result = self.tokenizer(video)
         loss = self.loss(result, video, self.perceptual)["loss"]
         return result, loss if self.adversary is None else loss + self.adversary.generator_loss(result.video)
 
 
 def tokenizer_memory_of(build: Callable[[], TokenizerTraining], clip: Clip, bf16: bool) -> Memory:
-    """Return the memory of the larger of the tokenizer's step and the discriminators' step, which run one after the other.
+    """Return the memory of the larger of both steps: the tokenizer's, or the discriminators', which follows it.
 
     Args:
         build: Builds the networks.
         clip: Size of a clip.
-        bf16: Use bf16 mixed precision.
+        bf16: Whether precision is bf16-mixed.
     """
     one, two = (kept(build, clip, batch, bf16) for batch in (1, 2))
     steps = [(2 * first - second, second - first) for first, second in zip(one, two, strict=True)]
@@ -63,30 +63,27 @@ def tokenizer_memory_of(build: Callable[[], TokenizerTraining], clip: Clip, bf16
 
 
 def kept(build: Callable[[], TokenizerTraining], clip: Clip, batch: int, bf16: bool) -> list[int]:
-    """Return the bytes that the tokenizer's forward pass saves for the backward pass, then those of the discriminators, if any."""
+    """Return the bytes that the tokenizer's forward pass saves for the backward pass, and the discriminators' bytes, if any."""
     with torch.device("meta"):
         training = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
         networks = training.networks.to_empty(device="cpu")
         video = torch.empty(batch, 3, clip.frames, clip.height, clip.width)
-        found, of_critics = Kept(networks), Kept(networks)
+        found, of_discriminators = SavedTensors(networks), SavedTensors(networks)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             with torch.autograd.graph.saved_tensors_hooks(found.note, lambda tensor: tensor):
                 result, _ = training.forward(video)
             if training.adversary is None:
                 return [found.bytes]
-            # Of the tokenizer's step, only its outputs are still in memory.
-            tree_map_only(Tensor, of_critics.note, [video, *vars(result).values(), *vars(result.quantized).values()])
-            with torch.autograd.graph.saved_tensors_hooks(of_critics.note, lambda tensor: tensor):
+            # Only the outputs of the tokenizer's step are still in memory.
+            tree_map_only(Tensor, of_discriminators.note, [video, *vars(result).values(), *vars(result.quantized).values()])
+            with torch.autograd.graph.saved_tensors_hooks(of_discriminators.note, lambda tensor: tensor):
                 training.adversary.discriminator_loss(video, result.video)
-        return [found.bytes, of_critics.bytes]
+        return [found.bytes, of_discriminators.bytes]
 
 
-def tokenizer_work_of(training: TokenizerTraining, clip: Clip) -> Work:
-    """Return the FLOPs of both steps: forward and backward are counted together, and a third is reported as forward.
-
-    The values of the networks' weights are lost.
-    """
+def tokenizer_flops_of(training: TokenizerTraining, clip: Clip) -> Flops:
+    """Return the operations of both steps; a third of forward and backward counts as forward. Discards the networks' weights."""
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
         training.networks.to_empty(device="cpu")  # not on the meta device, for which autocast cannot be switched off
         video = torch.empty(1, 3, clip.frames, clip.height, clip.width)
@@ -95,4 +92,4 @@ def tokenizer_work_of(training: TokenizerTraining, clip: Clip) -> Work:
         if training.adversary is not None:
             training.adversary.discriminator_loss(video, result.video)["loss"].backward()
     tokens = training.tokenizer.layout(clip).tokens
-    return Work(tokens, tokens, counter.get_total_flops() // 3, attention=0, encoding=0)
+    return Flops(tokens, tokens, counter.get_total_flops() // 3, attention=0, encoding=0)

@@ -80,12 +80,12 @@ def needs_of(memory: Memory, work: Work, machine: Machine, batch: int, accumulat
     components = {
         "weights": FLOAT * share,
         "gradients": FLOAT * share,
-        "AdamW's averages": 2 * FLOAT * share,
+        "AdamW moments": 2 * FLOAT * share,
         **{f"frozen {name}": FLOAT * parameters for name, parameters in frozen.items()},
-        "kept for the backward pass": memory.kept(batch),
+        "saved for the backward pass": memory.kept(batch),
     }
     if activation_checkpointing:
-        components["one block computed again"] = batch * memory.recomputed
+        components["one recomputed block"] = batch * memory.recomputed
     if shards > 1:
         # Two blocks are unsharded at a time, the current and the prefetched one, and one has an unsharded gradient; parameters outside of
         # blocks are unsharded with their gradient.

@@ -148,7 +148,7 @@ def compare(whole: Path, killed: Path) -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two nested values are equal to the last bit."""
+    """True if two nested values are equal to the last bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):

@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.flip_ratio import check_start_step, require_corruption, require_only_one
+from callbacks.flip_ratio import require_corruption, require_only_one
+from modules.training.start_steps import check_start_step
 
 
 class ErrorInheritance(Callback):
@@ -32,7 +33,7 @@ class ErrorInheritance(Callback):
         return step >= self.start_step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if it inherits already or this would never start."""
+        """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if it inherits already or ``start_step`` is too late."""
         if stage != "fit":
             return
         corruption = require_corruption(self, pl_module).corruption

@@ -61,9 +61,12 @@ class Variant:
     cost: float = 1.0
 
 
+NO_FLIPS = ["--flip_ratio", "null", "--error_inheritance", "null"]
+
+
 def flips(p_min: float, p_max: float, delta: float, inherit: bool) -> list[str]:
-    ratios = f'{{"class_path": "callbacks.FlipRatioSchedule", "init_args": {{"p_min": {p_min}, "p_max": {p_max}, "delta": {delta}}}}}'
-    return ["--trainer.callbacks+=" + ratios, *(["--trainer.callbacks+=callbacks.ErrorInheritance"] if inherit else [])]
+    ratios = ["--flip_ratio.p_min", str(p_min), "--flip_ratio.p_max", str(p_max), "--flip_ratio.delta", str(delta)]
+    return [*ratios, *(["--error_inheritance.start_step", "0"] if inherit else ["--error_inheritance", "null"])]
 
 
 def history_cost() -> float:
@@ -90,7 +93,10 @@ ROWS = [
     Variant("all + random frame mask", [*PAPER, *MASK]),
     Variant("all + last-scale history", PAPER, "last_scale", history_cost()),
     Variant("all + rollout training", [*PAPER, *ROLLOUT], cost=rollout_cost()),
+    Variant("+ time-dependent corruption, p_max 0.25", flips(0.0, 0.25, 0.01, inherit=False)),
+    Variant("+ error inheritance, p_max 0.25", flips(0.0, 0.25, 0.01, inherit=True)),
 ]
+MAIN = [ROWS[number] for number in (0, 1, 2, 3, 10, 11)]  # the paper's rows, with its p_max and with ours
 APART = [ROWS[number] for number in (1, 2, 3, 4, 6)]  # without flips, and with rise and inheritance apart and together
 # Long-video strategies: options and number of clips per class.
 WAYS = {"encoded_again": ([], 1), "tokens_kept": (["--model.long_video", "KVCacheWindow"], 2)}
@@ -126,7 +132,7 @@ def ablation(
     Args:
         out: Folder for runs and results.
         tokenizer: Checkpoint of the demo's video tokenizer.
-        steps: Steps on 17 frames at the cost of the paper's model; also run with twice as many.
+        steps: Steps on 17 frames at the cost of the paper's model; all rows also run with twice, the main ones with four times as many.
         start_steps: Steps on 5 frames.
         seeds: Number of seeds.
         jobs: Runs at the same time, each on one thread.
@@ -141,7 +147,7 @@ def ablation(
             write_prompts(settings.prompts(samples), samples)
         # Seeds in the outer loop and the main question first, so that the table of an interrupted run is complete for its seeds.
         others = [row for row in ROWS if row not in APART]
-        parts = [(steps, ROWS), (2 * steps, APART), (2 * steps, others)]
+        parts = [(steps, ROWS), (2 * steps, APART), (2 * steps, others), (4 * steps, MAIN)]
         runs = [(row, length, seed) for length, rows in parts for seed in range(seeds) for row in rows]
         with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker) as pool:
             wait(pool.submit(start_once, name, seed, settings) for seed in range(seeds) for name in ARCHITECTURES)
@@ -206,7 +212,11 @@ def fit(options: list[str], weights: Path, steps: int, seed: int, folder: Path) 
     where = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.max_steps", str(steps)]
     where += ["--trainer.limit_val_batches", "0"]
     where += ["--trainer.default_root_dir", str(folder), "--init_from", str(weights), "--ckpt_path", "last"]
-    train_py("fit", [*SIZE, "--model.latent_cache", json.dumps(memory), "--trainer.callbacks", "[]", *options, *where], folder / "fit.txt")
+    train_py(
+        "fit",
+        [*SIZE, "--model.latent_cache", json.dumps(memory), "--trainer.callbacks", "[]", *NO_FLIPS, *options, *where],
+        folder / "fit.txt",
+    )
 
 
 def train_py(subcommand: str, arguments: list[str], output: Path) -> None:

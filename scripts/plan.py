@@ -1,7 +1,8 @@
-"""Estimates what a training will need: ``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``.
+"""Estimate of a training's memory, operations and time.
 
-Takes the options of ``train.py fit``, builds the model without its content, and runs nothing. Strategy, devices, precision, activation
-checkpointing, accumulation and batch size are those of the configuration.
+``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``, takes the options of ``train.py fit``, builds the model
+without weights (on the meta device), and runs nothing. Strategy, devices, precision, activation checkpointing, accumulation and
+batch size are those of the configuration.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ NOT_COUNTED = "Not counted: temporary tensors within operations, the encoder at 
 
 
 class PlanCLI(VideoARCLI):
-    """The command line of ``train.py fit`` and the options of the plan. Builds nothing: the hardware may not be here."""
+    """Command line of ``train.py fit`` with the options of the plan; builds nothing, as the planned devices may not be present."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--tflops", type=float, default=989.0, help="10^12 operations per second of a device (H100: 989, bf16, dense)")
-        parser.add_argument("--utilisation", type=float, default=0.4, help="the fraction of them that is assumed to be used")
+        parser.add_argument("--utilisation", type=float, default=0.4, help="assumed fraction of the peak")
         parser.add_argument("--tokens", type=float | None, default=None, help="tokens to train on; by default those of trainer.max_steps")
 
     def instantiate_classes(self) -> None:
@@ -68,14 +69,14 @@ def compose(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 class Planned(NamedTuple):
-    """A training that was not run.
+    """Estimated training.
 
     Attributes:
         title: Model, clips and devices in words.
-        layout: Of a clip's tokens.
-        work: Of a clip.
-        machine: What it would run on.
-        needs: Of a step.
+        layout: Token layout of a clip.
+        work: Operations per clip.
+        machine: Devices and their speed.
+        needs: Memory and time of a step.
         steps: Steps of the run.
     """
 
@@ -88,21 +89,21 @@ class Planned(NamedTuple):
 
 
 def planned(config: dict[str, Any], tflops: float, utilisation: float) -> Planned:
-    """Compute what a training needs.
+    """Return the estimate of a training.
 
     Args:
         config: Settings of a ``fit``.
-        tflops: What a device can do, 10^12 operations per second.
-        utilisation: The assumed share of that.
+        tflops: Peak of a device, 10^12 operations per second.
+        utilisation: Assumed fraction of the peak.
 
     Raises:
-        ValueError: If it is no training of our models, or the number of devices is not said.
+        ValueError: If the configuration has another model, no clip size, an unknown strategy or no number of devices.
     """
     trainer, data = config["trainer"], config["data"]["init_args"]
     if (kind := kind_of(config["model"])) not in KINDS:
-        raise ValueError(f"only trainings of modules.{' and modules.'.join(KINDS)} are planned, not of {config['model']['class_path']}")
+        raise ValueError(f"only trainings of modules.{' and modules.'.join(KINDS)} can be planned, not of {config['model']['class_path']}")
     if "clip" not in data:
-        raise ValueError(f"{config['data']['class_path']} does not say what a clip measures: data.clip is missing")
+        raise ValueError(f"{config['data']['class_path']} has no clip size: data.clip is missing")
     machine = Machine(strategy_of(trainer), ranks_of(trainer), tflops, utilisation)
     clip, bf16 = Clip(**data["clip"]), str(trainer["precision"]).startswith("bf16")
     size = (of_tokenizer if kind == "LitTokenizer" else of_transformer)(config["model"], machine, clip, bf16)
@@ -118,7 +119,7 @@ def planned(config: dict[str, Any], tflops: float, utilisation: float) -> Planne
 
 
 class Sized(NamedTuple):
-    """What is trained, in words, with its memory and arithmetic, and the parameters of what is not trained."""
+    """Summary of the trained model, its token layout, memory and operations, and the parameter counts of its frozen parts."""
 
     title: str
     layout: Layout
@@ -141,7 +142,7 @@ def of_transformer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16:
 
 def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: bool) -> Sized:
     if machine.strategy == "fsdp":
-        raise ValueError("a tokenizer is not shared out among devices: take configs/trainer/ddp.yaml")
+        raise ValueError("a tokenizer is not sharded across devices: use configs/trainer/ddp.yaml")
 
     def make() -> TokenizerTraining:
         model = build(settings, "the command line", {"optimizer", "discriminator_optimizer"})
@@ -157,14 +158,14 @@ def of_tokenizer(settings: dict[str, Any], machine: Machine, clip: Clip, bf16: b
 
 
 def plan(config: dict[str, Any], tflops: float, utilisation: float, tokens: float | None = None) -> str:
-    """A table of what a training needs, for ``tokens`` to be predicted; those of ``trainer.max_steps`` if not given."""
+    """Return the estimate as Markdown, for a number of predicted tokens; those of ``trainer.max_steps`` if not given."""
     found = planned(config, tflops, utilisation)
     budget = tokens or found.steps * found.needs.clips * found.work.tokens
     return "\n".join([found.title, "", *rows(found.work, found.needs, found.machine, budget), "", NOT_COUNTED, ""])
 
 
 def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]:
-    """The table."""
+    """Return the lines of the Markdown table."""
     per_second = needs.clips / needs.seconds
     length: list[tuple[str, str]] = []
     parts: list[tuple[str, str]] = []
@@ -190,7 +191,7 @@ def rows(work: Work, needs: Needs, machine: Machine, budget: float) -> list[str]
 
 
 def builder(config: dict[str, Any]) -> Builder:
-    """Makes the configured transformer with other numbers of blocks."""
+    """Return a function that builds the configured transformer with another number of blocks."""
 
     def make(layers: int | None, activation_checkpointing: bool) -> VideoARTransformer:
         changed = copy.deepcopy(config)
@@ -203,7 +204,7 @@ def builder(config: dict[str, Any]) -> Builder:
 
 
 def strategy_of(trainer: dict[str, Any]) -> Strategy:
-    """How a trainer shares the work."""
+    """Return the kind of the trainer's strategy; raises ``ValueError`` for an unknown one."""
     given = trainer["strategy"]
     name = given if isinstance(given, str) else given["class_path"].rsplit(".")[-1]
     if name in ("auto", "SingleDeviceStrategy"):
@@ -212,14 +213,14 @@ def strategy_of(trainer: dict[str, Any]) -> Strategy:
         return "ddp"
     if name in ("FullySharded", "FullyShardedFolders", "ModelParallelStrategy"):
         return "fsdp"
-    raise ValueError(f"trainings with the strategy {name} are not planned")
+    raise ValueError(f"trainings with the strategy {name} cannot be planned")
 
 
 def ranks_of(trainer: dict[str, Any]) -> int:
-    """The number of devices on all nodes."""
+    """Return the number of devices of all nodes; raises ``ValueError`` if it is not given as a number."""
     devices = trainer["devices"]
     if not str(devices).isdecimal():
-        raise ValueError(f"say how many devices a node has: --trainer.devices 8 instead of {devices!r}")
+        raise ValueError(f"give the number of devices of a node: --trainer.devices 8 instead of {devices!r}")
     return int(devices) * trainer["num_nodes"]
 
 

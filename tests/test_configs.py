@@ -60,7 +60,10 @@ def tasks_of(file: Path) -> list[str]:
         parts = {"tokenizer": {"--data", "--model.tokenizer"}, "videoar": {"--data", *OPTIONS.values()}}
         return [task for task, keys in parts.items() if option(file)[0] in keys]
     wanted = set(values.get("model", {}).get("init_args", {}))
-    wanted |= SOURCES.get(values.get("data", {}).get("class_path"), set())
+    data = values.get("data", {})
+    if isinstance(data, str):  # a file, relative to this one
+        data = content((CONFIGS / file).parent.joinpath(data).resolve().relative_to(CONFIGS.resolve()))
+    wanted |= SOURCES.get(data.get("class_path"), set())
     return [task for task, model in TASKS.items() if wanted <= set(inspect.signature(model).parameters)]
 
 
@@ -120,6 +123,8 @@ def test_files_compose_and_say_what_they_mean(composed: Any, file: Path, task: s
 def differences(wanted: Any, found: Any, path: str = "") -> list[str]:
     """What a file says and the composed configuration does not."""
     if isinstance(wanted, dict) and isinstance(found, dict):
+        if "init_args" in found and not wanted.keys() & found.keys():  # arguments of a class that the option names
+            found = found["init_args"]
         return [line for key, value in wanted.items() for line in differences(value, found.get(key), f"{path}.{key}")]
     if isinstance(wanted, list) and isinstance(found, list | tuple) and len(wanted) == len(found):
         return [line for number, value in enumerate(wanted) for line in differences(value, found[number], f"{path}[{number}]")]

@@ -265,7 +265,7 @@ def test_the_command_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, 
     text = capsys.readouterr().out
     assert "ddp on 16 devices, float32, activation checkpointing on, 3 clips per device" in text
     assert "| clips per step | 48 |" in text and "one recomputed block" in text
-    with pytest.raises(SystemExit, match="say how many devices a node has"):
+    with pytest.raises(SystemExit, match="give the number of devices of a node"):
         main(args[:4])
 
 
@@ -275,7 +275,7 @@ def test_the_command_plans_tokenizers_too(capsys: pytest.CaptureFixture[str]) ->
     assert "its discriminators" in text and "| clips per step | 4 |" in text and "attention" not in text and "single on 1 devices" in text
     config = compose(TOKENIZER)
     config["trainer"] |= {"strategy": {"class_path": "modules.training.fsdp.FullySharded"}, "devices": 2}
-    with pytest.raises(ValueError, match="a tokenizer is not shared out among devices"):
+    with pytest.raises(ValueError, match="a tokenizer is not sharded across devices"):
         plan(config, 1.0, 0.5)
 
 

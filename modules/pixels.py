@@ -27,7 +27,7 @@ def to_uint8(video: Tensor) -> Tensor:
 def check_unit(video: Tensor) -> None:
     """Raise ``ValueError`` if floats that should be pixels in -1..1 are something else, or all alike.
 
-    Compared with 0..255 or 0..1, a reconstruction in -1..1 trains to a flat picture without any error.
+    Compared with 0..255 or 0..1, a reconstruction in -1..1 trains to a constant image without any error.
     """
     finite = video[video.isfinite()]
     if finite.numel() == 0:

@@ -68,7 +68,7 @@ class Generation:
                 self.tokenizer.latent_frames(getattr(self.long_video, name), f"long_video.{name}")
 
     def check_encoder(self, frames: int, given: bool = False) -> None:
-        """Raises ``ValueError`` if a video of so many frames, or behind ``given`` ones, needs an encoder that the tokenizer lacks."""
+        """Raise ``ValueError`` if a video of ``frames`` frames, or one continuing ``given`` frames, needs a missing encoder."""
         if not self.tokenizer.has_encoder and (given or self.long_video.encodes(frames)):
             what = "a video that continues given frames" if given else f"a video of {frames} frames, longer than model.long_video.window,"
             raise ValueError(f"{what} needs the tokenizer's encoder, {NO_ENCODER}")

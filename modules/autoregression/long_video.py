@@ -75,7 +75,7 @@ class KVCacheWindow(LongVideoStrategy):
 
     Args:
         window: Video frames of the longest clip the model was trained on; a frame sees the ones before it within such a window.
-        sink: Whether the first latent frame stays visible for ever, in place of one of the others.
+        sink: Keep the first latent frame visible in all later frames, in place of one of the others.
     """
 
     def __init__(self, window: int = 17, sink: bool = False) -> None:

@@ -10,7 +10,7 @@ from modules.geometry import Layout
 
 
 def bit_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy per bit in nats; ln 2 for a model that knows nothing.
+    """Mean binary cross-entropy per bit in nats; ln 2 for an untrained model.
 
     Args:
         logits: ``(B, L, d)``.

@@ -78,12 +78,12 @@ def step_cost(memory: Memory, flops: Flops, devices: Devices, batch: int, accumu
     components = {
         "weights": FLOAT * shard,
         "gradients": FLOAT * shard,
-        "AdamW's averages": 2 * FLOAT * shard,
+        "AdamW moments": 2 * FLOAT * shard,
         **{f"frozen {name}": FLOAT * parameters for name, parameters in frozen.items()},
-        "kept for the backward pass": memory.kept(batch),
+        "saved for the backward pass": memory.kept(batch),
     }
     if activation_checkpointing:
-        components["one block computed again"] = batch * memory.recomputed
+        components["one recomputed block"] = batch * memory.recomputed
     if shards > 1:
         # Two blocks are unsharded at a time, the current and the prefetched one, and one has an unsharded gradient; parameters outside of
         # blocks are unsharded with their gradient.

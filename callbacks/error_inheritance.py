@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.flip_ratio import check_start_step, require_corruption, require_only_one
+from callbacks.flip_ratio import require_corruption, require_only_one
+from modules.training.start_steps import check_start_step
 
 
 class ErrorInheritance(Callback):

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from lightning import Callback, LightningModule, Trainer
 
 from modules.autoregression.corruption import BitCorruption, Corrupts
+from modules.training.start_steps import check_start_step
 
 Ramp = Literal["none", "linear", "cosine"]
 
@@ -104,12 +105,6 @@ def check_ramp(ramp: Ramp, start_step: int, end_step: int | None) -> None:
         raise ValueError(f"end_step {end_step} needs a ramp: give ramp linear or cosine")
     if ramp != "none" and (end_step is None or end_step <= start_step):
         raise ValueError(f"a {ramp} ramp needs an end_step behind its start_step {start_step}, got {end_step}")
-
-
-def check_start_step(name: str, start_step: int, max_steps: int) -> None:
-    """Raise ``ValueError`` if something would start behind the last step of the run; ``max_steps`` -1 is a run without an end."""
-    if 0 <= max_steps <= start_step:
-        raise ValueError(f"{name} is {start_step}, and the run ends at trainer.max_steps {max_steps}: it would never start")
 
 
 def require_corruption(callback: Callback, pl_module: LightningModule) -> Corrupts:

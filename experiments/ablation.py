@@ -61,9 +61,12 @@ class Variant:
     cost: float = 1.0
 
 
+NO_FLIPS = ["--flip_ratio", "null", "--error_inheritance", "null"]
+
+
 def flips(p_min: float, p_max: float, delta: float, inherit: bool) -> list[str]:
-    ratios = f'{{"class_path": "callbacks.FlipRatioSchedule", "init_args": {{"p_min": {p_min}, "p_max": {p_max}, "delta": {delta}}}}}'
-    return ["--trainer.callbacks+=" + ratios, *(["--trainer.callbacks+=callbacks.ErrorInheritance"] if inherit else [])]
+    ratios = ["--flip_ratio.p_min", str(p_min), "--flip_ratio.p_max", str(p_max), "--flip_ratio.delta", str(delta)]
+    return [*ratios, *(["--error_inheritance.start_step", "0"] if inherit else ["--error_inheritance", "null"])]
 
 
 def history_cost() -> float:
@@ -206,7 +209,11 @@ def fit(options: list[str], weights: Path, steps: int, seed: int, folder: Path) 
     where = ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.max_steps", str(steps)]
     where += ["--trainer.limit_val_batches", "0"]
     where += ["--trainer.default_root_dir", str(folder), "--init_from", str(weights), "--ckpt_path", "last"]
-    train_py("fit", [*SIZE, "--model.latent_cache", json.dumps(memory), "--trainer.callbacks", "[]", *options, *where], folder / "fit.txt")
+    train_py(
+        "fit",
+        [*SIZE, "--model.latent_cache", json.dumps(memory), "--trainer.callbacks", "[]", *NO_FLIPS, *options, *where],
+        folder / "fit.txt",
+    )
 
 
 def train_py(subcommand: str, arguments: list[str], output: Path) -> None:

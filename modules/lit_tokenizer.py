@@ -25,6 +25,7 @@ from modules.tokenizer import (
 from modules.training.guarded_step import GuardedStep
 from modules.training.optim import WarmupCosine
 from modules.training.seeding import seed_step
+from modules.training.start_steps import check_start_step
 from modules.training.tokenizer_checks import check_tokenizer_run
 
 
@@ -77,6 +78,8 @@ class LitTokenizer(LightningModule):
         check_tokenizer_run(self.trainer, stage, adversarial=self.adversary is not None)
         if stage == "predict":
             return
+        if stage == "fit" and self.adversary is not None:
+            check_start_step("model.adversarial.start_step", self.adversary.start_step, self.trainer.max_steps)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         # Held-out clips have one size; training clips may not.
         self.scores = self._new_scores(self.tokenizer.layout(data.clip).pyramid.scales)

@@ -22,7 +22,9 @@ from modules.autoregression import (
     ReEncoding,
     Rollout,
     Sampler,
+    ScaleWeights,
     bit_loss,
+    loss_by_scale,
     teacher_forcing,
 )
 from modules.autoregression.generation import ConditionChange, merge_condition_changes
@@ -52,6 +54,7 @@ class LitVideoAR(LightningModule):
         corruption: Bit flips in training; the callbacks FlipRatioSchedule and ErrorInheritance set the ratios.
         frame_mask: Random frame mask in training; None to disable.
         rollout: Uses sampled context bits in a fraction of the training steps; None to disable.
+        scale_weights: Weights of the training loss by scale; flat (every token counts the same) by default.
         sampler: Bit sampler of generation.
         long_video: Strategy beyond the trained length; re-encodes the last 9 of 17 frames by default.
         latent_cache: In-memory cache of latents, for data without augmentation.
@@ -67,6 +70,7 @@ class LitVideoAR(LightningModule):
         corruption: BitCorruption | None = None,
         frame_mask: RandomFrameMask | None = None,
         rollout: Rollout | None = None,
+        scale_weights: ScaleWeights | None = None,
         sampler: Sampler | None = None,
         long_video: LongVideoStrategy | None = None,
         latent_cache: InMemoryLatentCache | None = None,
@@ -79,6 +83,7 @@ class LitVideoAR(LightningModule):
         self.tokenizer = tokenizer.requires_grad_(False)
         self.transformer = transformer(tokenizer.bits)
         self.corruption, self.frame_mask, self.rollout = corruption or BitCorruption(), frame_mask, rollout
+        self.scale_weights = scale_weights or ScaleWeights()
         self.condition_dropout, self.latent_cache = condition_dropout, latent_cache or InMemoryLatentCache()
         self.generate = Generation(self.tokenizer, self.transformer, sampler or Sampler(), long_video or ReEncoding())
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
@@ -137,9 +142,10 @@ class LitVideoAR(LightningModule):
         context_source = self._context_source(ids, layout)
         tokens = teacher_forcing(latent, context_source, layout.pyramid, self.transformer.resize)
         logits = self.transformer(tokens.inputs, layout, ids, self._draw_frame_mask(len(ids), layout), tokens.complete)
-        loss = bit_loss(logits, tokens.targets)
+        loss = bit_loss(logits, tokens.targets, self.scale_weights.of_tokens(layout, self.device))
         accuracy = ((logits > 0) == tokens.targets).float().mean()
         self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
+        self.log_dict({f"train/loss/scale{scale}": value for scale, value in enumerate(loss_by_scale(logits, tokens.targets, layout))})
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

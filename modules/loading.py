@@ -31,6 +31,7 @@ TRAINING_ARGUMENTS = {
     "corruption",
     "frame_mask",
     "rollout",
+    "scale_weights",
     "latent_cache",
     "optimizer",
     "loss",

@@ -218,7 +218,15 @@ def test_the_saved_configuration_is_a_run_of_its_own(stage_runs: StageRuns, tmp_
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_twice_the_batch(stage_runs: StageRuns, tmp_path: Path) -> None:
-    still = ("--init_from", checkpoint(stage_runs.video_tokenizer), "--model.condition_dropout", 0, "--trainer.callbacks", "null")
+    still = (
+        "--init_from",
+        checkpoint(stage_runs.video_tokenizer),
+        "--model.condition_dropout",
+        0,
+        "--trainer.callbacks",
+        "null",
+        *("--flip_ratio", "null", "--error_inheritance", "null"),
+    )
     one = run("fit", "videoar", tmp_path / "one", *still)
     two = tmp_path / "two"
     args = arguments("fit", "videoar", two, *still, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--data.batch_size", 2)

@@ -81,12 +81,17 @@ def test_steps_are_the_tokenizers_and_both_networks_move(tmp_path: Path) -> None
 
 def test_discriminators_begin_at_their_step(tmp_path: Path) -> None:
     watch, module = Watch(), model(discriminators(start_step=2))
-    fit(tmp_path, module, 2, watch)
+    fit(tmp_path, module, 3, watch, limit_train_batches=2, max_epochs=1)
     assert watch.moved(module, "tokenizer") and not watch.moved(module, "adversary")
     assert not any("discriminator/hinge" in name and value for row in rows(tmp_path) for name, value in row.items())
     watch, module = Watch(), model(discriminators(start_step=2))
     fit(tmp_path / "more", module, 3, watch)
     assert watch.moved(module, "adversary")
+
+
+def test_discriminators_that_would_never_begin_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.adversarial\.start_step is 2, and the run ends at trainer\.max_steps 2"):
+        fit(tmp_path, model(discriminators(start_step=2)), 2)
 
 
 def test_schedules_count_the_tokenizers_steps(tmp_path: Path) -> None:
@@ -206,5 +211,5 @@ def test_five_hundred_steps_against_discriminators_stay_finite_and_do_not_collap
     first, joined, last = (torch.tensor(numbers["train/psnr"])[part].mean() for part in (slice(2), slice(8, 12), slice(-10, None)))
     assert joined > first + 1 and last > joined - 1
     assert max(numbers["train/bits/dead"][-10:]) <= 4  # of 32
-    hinge = torch.tensor(numbers["train/discriminators/hinge"][-10:])
+    hinge = torch.tensor(numbers["train/discriminator/hinge"][-10:])
     assert 0.05 < hinge.mean() < 1.2

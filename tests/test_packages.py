@@ -58,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
         "modules.planning.flops",
         "modules.storage",
         "modules.training.nonfinite_steps",
+        "modules.training.start_steps",
     },
     "train": {"callbacks", "datamodules", "modules"},
     "scripts": {"scripts", "train", "callbacks", "datamodules", "modules"},

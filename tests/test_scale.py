@@ -18,7 +18,17 @@ from modules import load
 from scripts.export import export
 
 # Nothing that draws other numbers in other processes.
-STILL = ("--model.condition_dropout", 0, "--trainer.callbacks", "null", "--trainer.max_steps", 4, "--ckpt_path", "last")
+STILL = (
+    "--model.condition_dropout",
+    0,
+    "--trainer.callbacks",
+    "null",
+    *("--flip_ratio", "null", "--error_inheritance", "null"),
+    "--trainer.max_steps",
+    4,
+    "--ckpt_path",
+    "last",
+)
 STOP = ("--trainer.callbacks+=test_cli.StopAt", "--trainer.callbacks.step=1", "--trainer.callbacks.graceful=True")
 
 

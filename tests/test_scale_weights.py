@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from modules.autoregression import bit_loss
-from modules.autoregression.scale_weights import ScaleWeights
+from modules.autoregression import ScaleWeights, bit_loss, loss_by_scale
 from modules.geometry import Layout, Pyramid
 
 LAYOUT = Layout(Pyramid.of(8, 8), frames=3)
@@ -39,6 +38,16 @@ def test_flat_weights_are_the_plain_loss_and_others_move_it_towards_coarse_scale
     all_ones = torch.ones(1, LAYOUT.tokens, 8, dtype=torch.bool)
     losses = [bit_loss(wrong_at_first, all_ones, ScaleWeights(rule).of_tokens(LAYOUT)) for rule in ("flat", "square_root", "inverse")]
     assert losses[0] < losses[1] < losses[2]
+
+
+def test_the_loss_of_every_scale_adds_up_to_the_plain_loss() -> None:
+    logits = torch.randn(2, LAYOUT.tokens, 8)
+    targets = torch.rand(2, LAYOUT.tokens, 8) > 0.5
+    areas = torch.tensor(LAYOUT.pyramid.areas)
+    scales = loss_by_scale(logits, targets, LAYOUT)
+    torch.testing.assert_close((scales * areas).sum() / areas.sum(), bit_loss(logits, targets))
+    first = torch.cat([torch.arange(LAYOUT.tokens)[LAYOUT.block(frame, 0)] for frame in range(LAYOUT.frames)])
+    torch.testing.assert_close(scales[0], bit_loss(logits[:, first], targets[:, first]))
 
 
 def test_an_unknown_rule_is_an_error() -> None:

@@ -124,7 +124,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path, data: dict[
 @pytest.mark.slow
 def test_two_processes_learn_from_a_mixture_what_one_learns(tmp_path: Path) -> None:
     """Were they at different parts in one step, they would not even finish."""
-    still = ("--model.condition_dropout", 0, "--trainer.callbacks", "null")
+    still = ("--model.condition_dropout", 0, "--trainer.callbacks", "null", *("--flip_ratio", "null", "--error_inheritance", "null"))
     one = run("fit", "videoar", tmp_path / "one", *overlay(tmp_path, "one", joint(5, 16), 5)[:2], *still)
     shared = (*overlay(tmp_path, "two", joint(5, 16, share=2), 5)[:2], *still, "--trainer.devices", 2, "--trainer.strategy", "ddp")
     args = arguments("fit", "videoar", tmp_path / "two", *shared)

@@ -5,9 +5,10 @@ from modules.autoregression.generation import Generation
 from modules.autoregression.guidance import Guidance
 from modules.autoregression.latent_memory import InMemoryLatentCache
 from modules.autoregression.long_video import KVCacheWindow, LongVideoStrategy, ReEncoding
-from modules.autoregression.objective import bit_loss
+from modules.autoregression.objective import bit_loss, loss_by_scale
 from modules.autoregression.rollout import Rollout
 from modules.autoregression.sampler import LatentFrame, Sampler, SamplingRun
+from modules.autoregression.scale_weights import ScaleWeights
 from modules.autoregression.teacher_forcing import TeacherForcingBatch, teacher_forcing
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "Rollout",
     "Sampler",
     "SamplingRun",
+    "ScaleWeights",
     "TeacherForcingBatch",
     "bit_loss",
+    "loss_by_scale",
     "teacher_forcing",
 ]

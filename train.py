@@ -82,10 +82,10 @@ class VideoARCLI(LightningCLI):
         add_optional_callback(parser, "error_inheritance", callbacks.ErrorInheritance)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuse a start that cannot work before anything is read or built."""
+        """Parse the arguments and reject unusable ones before anything is read or built."""
         super().parse_arguments(parser, args)
         if self.config["subcommand"] != "fit":
-            # Callbacks of training are not needed elsewhere.
+            # Training callbacks are not needed by other commands.
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
         check_start(self.config["subcommand"], self.config[self.config["subcommand"]])
 
@@ -134,6 +134,6 @@ if __name__ == "__main__":
         try:
             main()
         except SIGTERMException:
-            # Not 0, as the run is not finished. Nobody reads the exit code of processes that Lightning started, and another one than 0
-            # would have it kill the first process.
+            # Not 0, because the run is unfinished. Processes that Lightning started exit with 0: their code is not used, but any other
+            # would make Lightning kill the first process.
             sys.exit(0 if os.environ.get("LOCAL_RANK", "0") != "0" else 128 + signal.SIGTERM)

@@ -58,7 +58,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="path of the results without suffix")
 
 
-def model_size(options: argparse.Namespace) -> dict[str, int]:
+def model_size(options: argparse.Namespace) -> dict[str, Any]:
     """Width, layers and heads, from the file ``options.size`` if it is given."""
     settings = yaml.safe_load(options.size.read_text())["init_args"] if options.size else vars(options)
     return {name: settings[name] for name in ("width", "layers", "heads")}

@@ -3,9 +3,8 @@
     python -m benchmarks.memory --out docs/results/memory
 
 Computed are the weights, their gradients and AdamW's two averages, 16 bytes per parameter, and every tensor that the forward pass keeps
-for the backward pass, counted by running it on fake tensors. With activation checkpointing these are the inputs of the
-blocks and the tensors of one recomputed block. Temporary tensors within operations are not counted, nor is the frozen tokenizer.
-Attention keeps what
+for the backward pass, counted by running it on fake tensors. With activation checkpointing these are the inputs of the blocks and the
+tensors of one recomputed block. Temporary tensors within operations and the frozen tokenizer are not counted. Attention keeps what
 FlexAttention and the flash kernels keep: no matrix of all pairs, and no mask. Measured is the peak of a fresh process that trains on a
 CPU in float32. Prints Markdown tables; ``--out`` writes them.
 """

@@ -52,7 +52,7 @@ class Bench:
         torch.set_num_threads(options.threads)
         self.device = torch.device(options.device)
         execution = Execution(precision=options.precision, graphs=options.graphs)
-        settings = {**model_size(options), "history": options.history, "execution": execution}
+        settings: dict[str, Any] = {**model_size(options), "history": options.history, "execution": execution}
         model = VideoARTransformer(options.bits, lambda width: ClassCondition(width, (2,) * options.condition), **settings)
         self.transformer = model.eval().requires_grad_(False).to(self.device)
         self.parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -4,12 +4,11 @@
     python -m benchmarks.train_step --size configs/size/videoar_l.yaml --frames 5 --grid 16 --batch_size 8 --attention flex --compile
 
 The UCF-101 case by default: 5 latent frames of 8 x 8, scales 1, 2, 3, 4, 6, 8, 48 bits. A step is everything that training does with a
-batch of
-latents: corrupted contexts and self-corrected targets, forward, loss, backward, clipping, AdamW. The encoder is not part of it
-(benchmarks/tokenizer.py). *Roofline* repeats only the linear layers and attentions of the step with the gradients of all their operands, at
-the same sizes and in the same precision. Both alternate in one process. Utilisation is the model's FLOPs, three times those of its forward
-pass, attention counted for unmasked pairs, divided by the time and ``--peak_tflops``. Prints a
-Markdown table; ``--out`` writes it and everything measured as JSON.
+batch of latents: corrupted contexts and self-corrected targets, forward, loss, backward, clipping, AdamW. The encoder is not part of it
+(benchmarks/tokenizer.py). *Roofline* repeats only the linear layers and attentions of the step with the gradients of all their operands,
+at the same sizes and in the same precision. Both alternate in one process. Utilisation is the model's FLOPs, three times those of its
+forward pass, attention counted for unmasked pairs, divided by the time and ``--peak_tflops``. Prints a Markdown table; ``--out`` writes it
+and a JSON of all measurements.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class ErrorInheritance(Callback):
         return step >= self.start_step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if it inherits already or this would never start."""
+        """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if it inherits already or ``start_step`` is too late."""
         if stage != "fit":
             return
         corruption = require_corruption(self, pl_module).corruption

@@ -74,7 +74,7 @@ class FlipRatioSchedule(Callback):
         return 0.5 - 0.5 * math.cos(math.pi * progress) if self.ramp == "cosine" else progress
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if something else sets its flip ratios or nothing starts."""
+        """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if its flip ratios are set elsewhere or start too late."""
         if stage != "fit":
             return
         corruption = require_corruption(self, pl_module).corruption
@@ -104,7 +104,7 @@ def check_ramp(ramp: Ramp, start_step: int, end_step: int | None) -> None:
     if ramp == "none" and end_step is not None:
         raise ValueError(f"end_step {end_step} needs a ramp: give ramp linear or cosine")
     if ramp != "none" and (end_step is None or end_step <= start_step):
-        raise ValueError(f"a {ramp} ramp needs an end_step behind its start_step {start_step}, got {end_step}")
+        raise ValueError(f"a {ramp} ramp needs an end_step after its start_step {start_step}, got {end_step}")
 
 
 def require_corruption(callback: Callback, pl_module: LightningModule) -> Corrupts:

@@ -73,7 +73,7 @@ class SkipNonFiniteSteps(Callback):
             self._clips = []
 
     def is_spike(self, loss: float) -> bool:
-        """Whether a loss is far above the previous ones."""
+        """True if a loss is far above the previous ones."""
         if len(self._losses) < (self._losses.maxlen or 0):
             return False
         return loss > statistics.fmean(self._losses) + self.deviations * statistics.pstdev(self._losses)

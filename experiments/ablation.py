@@ -93,7 +93,10 @@ ROWS = [
     Variant("all + random frame mask", [*PAPER, *MASK]),
     Variant("all + last-scale history", PAPER, "last_scale", history_cost()),
     Variant("all + rollout training", [*PAPER, *ROLLOUT], cost=rollout_cost()),
+    Variant("+ time-dependent corruption, p_max 0.25", flips(0.0, 0.25, 0.01, inherit=False)),
+    Variant("+ error inheritance, p_max 0.25", flips(0.0, 0.25, 0.01, inherit=True)),
 ]
+MAIN = [ROWS[number] for number in (0, 1, 2, 3, 10, 11)]  # the paper's rows, with its p_max and with ours
 APART = [ROWS[number] for number in (1, 2, 3, 4, 6)]  # without flips, and with rise and inheritance apart and together
 # Long-video strategies: options and number of clips per class.
 WAYS = {"encoded_again": ([], 1), "tokens_kept": (["--model.long_video", "KVCacheWindow"], 2)}
@@ -129,7 +132,7 @@ def ablation(
     Args:
         out: Folder for runs and results.
         tokenizer: Checkpoint of the demo's video tokenizer.
-        steps: Steps on 17 frames at the cost of the paper's model; also run with twice as many.
+        steps: Steps on 17 frames at the cost of the paper's model; all rows also run with twice, the main ones with four times as many.
         start_steps: Steps on 5 frames.
         seeds: Number of seeds.
         jobs: Runs at the same time, each on one thread.
@@ -144,7 +147,7 @@ def ablation(
             write_prompts(settings.prompts(samples), samples)
         # Seeds in the outer loop and the main question first, so that the table of an interrupted run is complete for its seeds.
         others = [row for row in ROWS if row not in APART]
-        parts = [(steps, ROWS), (2 * steps, APART), (2 * steps, others)]
+        parts = [(steps, ROWS), (2 * steps, APART), (2 * steps, others), (4 * steps, MAIN)]
         runs = [(row, length, seed) for length, rows in parts for seed in range(seeds) for row in rows]
         with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker) as pool:
             wait(pool.submit(start_once, name, seed, settings) for seed in range(seeds) for name in ARCHITECTURES)

@@ -1,4 +1,4 @@
-"""What is computed: tokenizer, transformer, autoregression, the two Lightning modules that train them, and what loads trained ones."""
+"""Models: tokenizer, transformer, autoregression, the two Lightning modules that train them, and the functions that load trained ones."""
 
 from modules.lit_tokenizer import LitTokenizer
 from modules.lit_videoar import LitVideoAR

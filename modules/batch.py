@@ -1,4 +1,4 @@
-"""The contracts between the data modules and the models: clips to learn from, clips to make, video files piece by piece."""
+"""Batch types passed from the data modules to the models: training clips, generation requests and chunks of video files."""
 
 from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -8,11 +8,11 @@ from modules.storage.latents.header import Shard
 
 
 class VideoBatch(TypedDict):
-    """What every training, validation and test data loader yields.
+    """Batch of a training, validation or test data loader.
 
-    ``video`` is ``(B, 3, T, H, W)`` RGB, uint8 0..255 (or float -1..1); ``label`` is ``(B,)`` int64, -1 where a clip has no
-    class; ``caption`` holds one text per clip ("" where there is none); ``index`` is ``(B,)`` int64, the clip's number: in training,
-    equal numbers mean the same clip at the same size, and other batches may have other sizes.
+    ``video`` is ``(B, 3, T, H, W)`` RGB, uint8 0..255 (or float -1..1); ``label`` is ``(B,)`` int64, -1 for clips without a class;
+    ``caption`` holds one text per clip ("" if it has none); ``index`` is ``(B,)`` int64, the clip's number. In training, equal numbers
+    mean the same clip at the same size. Sizes may differ between batches.
     """
 
     video: Tensor
@@ -22,9 +22,9 @@ class VideoBatch(TypedDict):
 
 
 class LatentBatch(TypedDict):
-    """What data loaders over a cache of latents yield in place of a ``VideoBatch``.
+    """Batch of a data loader over a latent cache; replaces ``VideoBatch``.
 
-    ``latent`` is ``(B, d, t, h, w)``, the tokenizer's continuous latents as they are stored; the others are as in a ``VideoBatch``.
+    ``latent`` is ``(B, d, t, h, w)``, the tokenizer's continuous latents as stored; the other entries are those of ``VideoBatch``.
     """
 
     latent: Tensor
@@ -34,9 +34,9 @@ class LatentBatch(TypedDict):
 
 
 class EncodingBatch(VideoBatch):
-    """What the predict data loader over clips yields: clips to encode, all of one shard of a cache.
+    """Batch of the predict data loader over clips: clips to encode, all of one shard of a cache.
 
-    Shards come one after the other, the clips of a shard in their order, and ``last`` marks the batch with which a shard ends.
+    Shards follow one another, with the clips of each shard in order; ``last`` marks the final batch of a shard.
     """
 
     shard: Shard
@@ -44,13 +44,13 @@ class EncodingBatch(VideoBatch):
 
 
 class Requests(TypedDict):
-    """What a predict data loader yields: clips to generate, all of one length.
+    """Batch of a predict data loader over prompts: clips to generate, all of one length.
 
-    ``condition`` holds a class name or a text per clip; ``then`` per clip the conditions that replace it later on, each with its second,
-    in order; ``seed`` a seed per clip; ``name`` a file stem per clip, with a folder before it or without ("scene/alley-0"); ``frames`` the
-    number of video frames to make, those of the prefix included; ``height``, ``width`` (pixels) and ``fps`` the size of the result.
-    ``asked`` says per clip, in plain values, all that decides what it becomes besides the model and how that samples. ``prefix`` is
-    ``(B, 3, P, H, W)`` uint8: frames to continue from.
+    ``condition`` holds a class name or a text per clip; ``then``, per clip, the later conditions that replace it, in order, each with its
+    time in seconds; ``seed`` a seed per clip; ``name`` a file stem per clip, optionally with a folder ("scene/alley-0"); ``frames`` the
+    number of video frames of the result, including the prefix; ``height``, ``width`` (pixels) and ``fps`` its size and rate.
+    ``asked`` holds, per clip and as plain values, everything that determines the result apart from the model and its sampling settings.
+    ``prefix`` is ``(B, 3, P, H, W)`` uint8: frames to continue from.
     """
 
     condition: list[str]
@@ -67,19 +67,19 @@ class Requests(TypedDict):
 
 @runtime_checkable
 class KeepsClips(Protocol):
-    """A callback that keeps clips of earlier runs."""
+    """Callback that keeps clips of earlier runs."""
 
     def has_clip(self, name: str, asked: dict[str, Any]) -> bool:
-        """Whether the clip of that name is there, made by the same weights in the same way from the same ``asked`` of :class:`Requests`."""
+        """True if a clip of that name exists, made with the same weights, settings and ``asked`` (see :class:`Requests`)."""
         ...
 
 
 class FileChunk(TypedDict):
-    """What a predict data loader over video files yields: some frames of one file, in order; no file begins before the last one ended.
+    """Batch of a predict data loader over video files: consecutive frames of one file; a file starts only after the previous one ended.
 
-    ``video`` is ``(1, 3, T, H, W)`` uint8, 0..255, RGB, upright, at the file's own size, which all chunks of a file share; ``T`` is at
-    least 1 and the same but in the last chunk. ``file`` is the path as it was given, ``name`` the stem of what is made of it, ``fps`` its
-    frames per second. ``first`` and ``last`` mark the chunks with which the file begins and ends.
+    ``video`` is ``(1, 3, T, H, W)`` uint8, 0..255, RGB, upright, at the file's own size, which is the same in all its chunks; ``T`` is at
+    least 1 and equal in all chunks except the last. ``file`` is the path as given, ``name`` the stem of the output file, ``fps`` its
+    frames per second. ``first`` and ``last`` mark the first and last chunk of the file.
     """
 
     video: Tensor

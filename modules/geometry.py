@@ -1,8 +1,8 @@
-"""Sizes and coordinates: what a clip measures, how a latent frame is split into scales, where each token sits.
+"""Sizes and coordinates: the size of a clip, the scales of a latent frame, the coordinates of each token.
 
-Everything here is a frozen value derived from ``(frames, height, width)``; nothing is learned and nothing is configured twice.
+All classes are frozen values derived from ``(frames, height, width)``; nothing is learned and nothing is configured twice.
 
-Axes, everywhere in the project: ``B`` clips, ``T`` video frames, ``H, W`` pixels, ``t`` latent frames, ``h, w`` latent rows and
+Axes, throughout the project: ``B`` clips, ``T`` video frames, ``H, W`` pixels, ``t`` latent frames, ``h, w`` latent rows and
 columns, ``d`` bits per token, ``L`` tokens, ``C`` transformer width.
 """
 
@@ -25,10 +25,10 @@ LONG_SIDES = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128)
 
 @dataclass(frozen=True)
 class Clip:
-    """What one training or generated clip measures. A picture is a clip of one frame.
+    """Size and frame rate of a training or generated clip. An image is a clip of one frame.
 
     Args:
-        frames: Number of video frames, 1 for pictures.
+        frames: Number of video frames, 1 for images.
         height: Height in pixels.
         width: Width in pixels.
         fps: Frames per second at which videos are sampled and written.
@@ -70,10 +70,10 @@ class Pyramid:
     @classmethod
     @lru_cache
     def of(cls, height: int, width: int) -> Pyramid:
-        """The schedule of a latent grid: Infinity's published one where there is one, else our rule.
+        """Return the scales of a latent grid: Infinity's published schedule if there is one, otherwise our rule.
 
-        The rule (our decision): the longer side takes 1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, ... as long as it is below the grid's
-        longer side, then the grid itself; the shorter side follows in proportion, rounded, at least 1.
+        The rule (our decision): the longer side takes the values 1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, ... below the grid's longer side,
+        followed by the grid itself; the shorter side is proportional, rounded, at least 1.
         """
         if height < 1 or width < 1:
             raise ValueError(f"a latent grid has at least one row and one column, got {height} x {width}")
@@ -90,12 +90,12 @@ class Pyramid:
 
     @property
     def areas(self) -> tuple[int, ...]:
-        """Tokens of every scale."""
+        """Number of tokens of every scale."""
         return tuple(height * width for height, width in self.sizes)
 
     @property
     def tokens(self) -> int:
-        """Tokens of one latent frame over all scales."""
+        """Number of tokens of one latent frame over all scales."""
         return sum(self.areas)
 
 
@@ -117,7 +117,7 @@ class Layout:
 
     @classmethod
     def of(cls, latent: Tensor) -> Layout:
-        """The layout of latents ``(B, d, t, h, w)``."""
+        """Return the layout of latents ``(B, d, t, h, w)``."""
         return cls(Pyramid.of(*latent.shape[3:]), latent.shape[2])
 
     @property
@@ -125,18 +125,18 @@ class Layout:
         return self.frames * self.pyramid.tokens
 
     def coordinates(self) -> Tensor:
-        """``(L, 4)`` int64: frame, scale, row and column of every token."""
+        """Return ``(L, 4)`` int64: frame, scale, row and column of every token."""
         one_frame = torch.cat([_grid(scale, *size) for scale, size in enumerate(self.pyramid.sizes)])
         frames = torch.arange(self.frames).repeat_interleave(len(one_frame))
         return torch.cat([frames[:, None], one_frame.repeat(self.frames, 1)], dim=1)
 
     def block(self, frame: int, scale: int) -> slice:
-        """Where the tokens of scale ``scale`` of frame ``frame`` stand in the sequence."""
+        """Return the slice of the sequence with the tokens of scale ``scale`` of frame ``frame``."""
         start = frame * self.pyramid.tokens + sum(self.pyramid.areas[:scale])
         return slice(start, start + self.pyramid.areas[scale])
 
 
 def _grid(scale: int, height: int, width: int) -> Tensor:
-    """``(height * width, 3)``: scale, row and column of the tokens of one scale."""
+    """Return ``(height * width, 3)``: scale, row and column of the tokens of one scale."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.full_like(rows, scale), rows, columns], dim=-1).flatten(0, 1)

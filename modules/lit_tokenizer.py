@@ -192,7 +192,7 @@ class LitTokenizer(LightningModule):
         return video
 
     def _is_logged(self) -> bool:
-        """Whether Lightning passes the values of this step to the loggers."""
+        """True if Lightning passes the values of this step to the loggers."""
         return (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def _log_terms(self, terms: dict[str, Tensor]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -27,8 +26,8 @@ from modules.autoregression import (
     loss_by_scale,
     teacher_forcing,
 )
-from modules.autoregression.generation import ConditionChange, merge_condition_changes
 from modules.batch import LatentBatch, Requests, VideoBatch
+from modules.generation_requests import check_requests, generate_requests
 from modules.geometry import Clip, Layout
 from modules.metrics import BitScores, FrameQuality
 from modules.pixels import to_uint8, to_unit
@@ -43,9 +42,9 @@ Batch = VideoBatch | LatentBatch
 
 
 class LitVideoAR(LightningModule):
-    """Trains a transformer over the bits of a frozen tokenizer (paper 4.2).
+    """Training, evaluation and sampling of a transformer over the bits of a frozen tokenizer (paper 4.2).
 
-    Training stages differ in data (resolution, duration) and schedule only; ``--init_from`` passes weights from one to the next.
+    Training stages differ only in data (resolution, duration) and schedule; ``--init_from`` passes weights from one to the next.
 
     Args:
         tokenizer: The trained tokenizer; ``--init_from`` loads its weights.
@@ -100,7 +99,7 @@ class LitVideoAR(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "predict":
             if not hasattr(data, "requests"):
-                raise ValueError(f"clips are made from prompts, which {type(data).__name__} does not have: add -c configs/sample.yaml")
+                raise ValueError(f"clips are generated from prompts, which {type(data).__name__} does not have: add -c configs/sample.yaml")
             return
         # Validation clips share one size; training clips may not.
         self.scores, self.quality = BitScores(self.tokenizer.layout(data.clip), self.tokenizer.bits), FrameQuality()
@@ -112,14 +111,14 @@ class LitVideoAR(LightningModule):
                 self.tokenizer.layout(clip)
             self.transformer.condition.learn_names(data.class_names, data.captions)
             if data.changing and self.latent_cache.clips:
-                rank_zero_info("training clips change from visit to visit, so no latents are kept in memory")
+                rank_zero_info("training clips differ on every visit, so latents are not cached in memory")
                 self.latent_cache = InMemoryLatentCache()
 
     def on_fit_start(self) -> None:
-        # Not in setup, where the trainer does not tell yet whether it goes on from a checkpoint.
+        # Not in setup, where it is not yet known if the trainer resumes from a checkpoint.
         if self.weights_source is None and self.trainer.ckpt_path is None:
             self._check_latents({}, None)
-            rank_zero_warn("the tokenizer's weights are random; --init_from gives it those of a trained one")
+            rank_zero_warn("the tokenizer's weights are random; load those of a trained tokenizer with --init_from")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reject latents of another tokenizer. Checked here because strategies may shard or round the weights after loading."""
@@ -162,46 +161,32 @@ class LitVideoAR(LightningModule):
     def on_predict_start(self) -> None:
         """Check all requests before the first is generated, naming file and line of an invalid one; cast the weights."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        for request in getattr(data, "requests", ()):
-            try:
-                self.tokenizer.layout(replace(data.clip, frames=request.frames))
-                self.tokenizer.latent_frames(request.prefix_frames or 1, "a prefix")
-                self._ids_of([request.condition, *(text for _, text in request.then)], request.location)
-                self.generate.check_encoder(request.frames, request.prefix is not None)
-            except ValueError as error:
-                raise ValueError(f"{request.location}: {error}") from error
+        check_requests(getattr(data, "requests", ()), self.generate, data.clip)
         self.transformer.cast_weights(self.transformer.execution.dtype)
 
     def predict_step(self, batch: Requests, batch_index: int) -> dict[str, Tensor]:
         """Generate the requested clips: ``video`` ``(B, 3, frames, height, width)`` uint8."""
-        ids = self._ids_of(batch["condition"])
-        prefix = to_unit(batch["prefix"]) if "prefix" in batch else None
-        clip = Clip(batch["frames"], batch["height"], batch["width"], batch["fps"])
-        changes = [
-            ConditionChange(frame, self._ids_of(texts))
-            for frame, texts in merge_condition_changes(batch["condition"], batch["then"], clip.fps)
-        ]
-        return {"video": to_uint8(self.generate(ids, clip, batch["seed"], prefix, changes))}
+        return {"video": generate_requests(batch, self.generate, self.device)}
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Clips as they are, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8.
+        """Return the clips of a batch: real, reconstructed, and generated for the same conditions (seeds: the clips' numbers), uint8.
 
-        Of clips that were encoded beforehand the first is missing.
+        For a batch of latents there are no real clips.
         """
         real = {"real": to_uint8(batch["video"])} if "video" in batch else {}
         return {**real, "reconstructed": self.reconstruct(batch), "generated": self.make(batch)}
 
     def reconstruct(self, batch: Batch) -> Tensor:
-        """The clips of a batch through the tokenizer, uint8."""
+        """Return the clips of a batch encoded and decoded by the tokenizer, uint8."""
         return to_uint8(self.tokenizer.decode(self.tokenizer.quantize(self.encode(batch)).latent))
 
     def make(self, batch: Batch, frames: int | None = None) -> Tensor:
-        """Clips for the conditions of a batch, uint8; seeds are the clips' numbers, the length is the batch's if not given."""
+        """Generate clips for the conditions of a batch, uint8; seeds are the clips' numbers, the default length is the batch's."""
         clip = self.tokenizer.clip_of(batch["latent"]) if "latent" in batch else Clip(*batch["video"].shape[2:])
         return to_uint8(self.generate(self._ids(batch), replace(clip, frames=frames or clip.frames), batch["index"].tolist()))
 
     def encode(self, batch: Batch) -> Tensor:
-        """Continuous latents ``(B, d, t, h, w)``: a batch's own, or encoded; in training, those of clips met before come from memory."""
+        """Return continuous latents ``(B, d, t, h, w)``: the batch's own, or encoded; in training, those of known clips are cached."""
 
         def encode(video: Tensor) -> Tensor:
             return self.tokenizer.encode_for_tokens(to_unit(video))
@@ -213,7 +198,7 @@ class LitVideoAR(LightningModule):
         return self.latent_cache.fetch(batch["index"], batch["video"], encode)
 
     def sampling_settings(self) -> dict[str, Any]:
-        """Sampling settings as plain values for manifests and reports."""
+        """Return the sampling settings as plain values for manifests and reports."""
         sampler = self.generate.sampler
         predicts = self.trainer.state.fn == "predict"
         return {
@@ -235,7 +220,7 @@ class LitVideoAR(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _check_latents(self, weights: Mapping[str, Tensor], source: str | None) -> None:
-        """Raise ``ValueError`` if the data has latents that were not made by the tokenizer with these weights."""
+        """Raise ``ValueError`` if the data has latents of a tokenizer with other weights."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if getattr(data, "encoded", False):
             data.check_tokenizer(self.tokenizer.fingerprint(weights), source)
@@ -249,17 +234,8 @@ class LitVideoAR(LightningModule):
         return self.rollout.context_source(self.transformer, ids, layout) if due else self.corruption
 
     def _ids(self, batch: Batch) -> Tensor:
-        """Condition ids ``(B, P)`` of a batch."""
+        """Return the condition ids ``(B, P)`` of a batch."""
         return self.transformer.condition.of_batch(batch["label"], batch["caption"])
-
-    def _ids_of(self, texts: Sequence[str], place: str | None = None) -> Tensor:
-        """Condition ids ``(B, P)`` of what a user typed. Warnings, which a place says once and for all, begin with it."""
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            ids = self.transformer.condition.of_texts(texts).to(self.device)
-        for warning in said if place else ():
-            rank_zero_warn(f"{place}: {warning.message}")
-        return ids
 
     def _dropped(self, ids: Tensor) -> Tensor:
         """Replace the condition ids of random clips by "no condition" (-1)."""
@@ -271,7 +247,7 @@ class LitVideoAR(LightningModule):
 
     @torch.no_grad()
     def _score(self, batch: Batch, stage: str) -> None:
-        """Loss and bit accuracy on uncorrupted bits, together with the majority baseline."""
+        """Update loss, bit accuracy and majority baseline on uncorrupted bits."""
         ids, latent = self._ids(batch), self.encode(batch)
         layout = Layout.of(latent)
         tokens = teacher_forcing(latent, BitCorruption(), layout.pyramid, self.transformer.resize)
@@ -291,9 +267,7 @@ class LitVideoAR(LightningModule):
     def _log_scores(self, stage: str) -> dict[str, Tensor]:
         scores = self.scores.compute()
         self.scores.reset()
-        rows = {"bit_accuracy": scores["mean_accuracy"], "bit_accuracy_of_majority": scores["mean_majority"]}
-        for key in ("accuracy", "majority"):
-            rows |= {f"{key}/frame{frame}_scale{scale}": value for frame, row in enumerate(scores[key]) for scale, value in enumerate(row)}
-        for name, value in rows.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "bit_accuracy", sync_dist=True)  # equal on all, or Lightning warns
+        for name, value in self.scores.by_name(scores).items():
+            # The values are equal on all processes; sync_dist avoids Lightning's warning.
+            self.log(f"{stage}/{name}", value, prog_bar=name == "bit_accuracy", sync_dist=True)
         return scores

@@ -17,10 +17,15 @@ CLASSES = {
     "Beginning": "StageOverride",
     "GuardSteps": "SkipNonFiniteSteps",
     "LatentMemory": "InMemoryLatentCache",
+    "RolloutJudge": "RolloutClassifier",
     "TokenKeeping": "KVCacheWindow",
 }
 # Classes that are named with their module, which moved.
-MODULES = {"modules.sharding": "modules.training.fsdp"}
+MODULES = {
+    "benchmarks.rollout_judge": "experiments.rollout_classifier",
+    "benchmarks.shared_latents": "experiments.shared_latents",
+    "modules.sharding": "modules.training.fsdp",
+}
 # Keys without init_args; * stands for any part of a key.
 KEYS = {
     "data.held_out_share": "held_out_fraction",
@@ -33,7 +38,10 @@ KEYS = {
     "model.memory": "latent_cache",
     "model.transformer.execution.recompute": "activation_checkpointing",
     "model.transformer.rope.shares": "sections",
+    "trainer.callbacks.numbers": "dtype",
 }
+# Arguments of one class, with the replacement as words: a KEYS entry would also match those of other classes in the same list.
+ARGUMENTS = {("FlipRatioSchedule", "warmup_steps"): "ramp linear with end_step"}
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -86,6 +94,7 @@ def _in_option(name: str, value: str) -> Iterator[tuple[str, str]]:
 
 def _in_config(value: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
+        yield from _arguments(value)
         for name, inner in value.items():
             if name == "class_path":
                 yield from _class(str(inner))
@@ -102,6 +111,13 @@ def _key(key: str) -> Iterator[tuple[str, str]]:
     for old, new in KEYS.items():
         if fnmatchcase(key, old):
             yield key, f"{key.rpartition('.')[0]}.{new}"
+
+
+def _arguments(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    kind = str(config.get("class_path", "")).rpartition(".")[2]
+    for (old_class, old), new in ARGUMENTS.items():
+        if kind == old_class and old in (config.get("init_args") or {}):
+            yield f"{kind}.{old}", new
 
 
 def _class(path: str) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,11 @@
-"""The scale schedules that Infinity published, by aspect ratio, and which latent grids they end at."""
+"""Infinity's published scale schedules, by aspect ratio, and the latent grids at which they end."""
 
 from __future__ import annotations
 
 Schedule = tuple[tuple[int, int], ...]
 
-# Rows and columns of the scales for pictures that are 1, 1.25, 1.333, ... times as high as wide. A pixel budget takes the first 7, 10, 12
-# or 13 of them: 0.06, 0.25, 0.6 or 1 million pixels at 16 pixels per token.
+# Rows and columns of the scales for images that are 1, 1.25, 1.333, ... times as high as wide. A pixel budget uses the first 7, 10, 12
+# or 13 scales: 0.06, 0.25, 0.6 or 1 million pixels at 16 pixels per token.
 TALL = """
 1,1 2,2 4,4 6,6 8,8 12,12 16,16 20,20 24,24 32,32 40,40 48,48 64,64
 1,1 2,2 3,3 5,4 10,8 15,12 20,16 25,20 30,24 35,28 45,36 55,44 70,56
@@ -23,7 +23,7 @@ SMALL: Schedule = tuple((side, side) for side in (1, 2, 3, 4, 6, 8))
 
 
 def published() -> dict[tuple[int, int], Schedule]:
-    """Schedules by the latent grid that they end at; a wide grid takes that of the tall one, turned."""
+    """Return the schedules by their final latent grid; a wide grid has the transposed schedule of the tall one."""
     tall = [_schedule(line)[:budget] for line in TALL.split("\n") if line for budget in BUDGETS]
     wide: list[Schedule] = [tuple((width, height) for height, width in schedule) for schedule in tall]
     return {schedule[-1]: schedule for schedule in (SMALL, *tall, *wide)}

@@ -1,4 +1,4 @@
-"""A trained model for use from Python: videos whole, or while they are being made."""
+"""Python interface of a trained model: whole videos, or a stream of frames."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from modules.pixels import to_uint8, to_unit
 
 
 class VideoAR:
-    """Makes videos; :func:`modules.load` gives one.
+    """Video generator for use from Python; :func:`modules.load` returns one.
 
     Args:
-        generation: What makes them. Its ``sampler`` and ``long_video`` may be replaced (``dataclasses.replace``).
-        clip: Length, size and rate of the videos, unless asked for otherwise.
+        generation: Tokenizer, transformer, ``sampler`` and ``long_video``; the last two may be replaced (``dataclasses.replace``).
+        clip: Default length, size and frame rate of the videos.
     """
 
     def __init__(self, generation: Generation, clip: Clip) -> None:
@@ -34,21 +34,21 @@ class VideoAR:
         prefix: Tensor | None = None,
         then: Sequence[tuple[float, Sequence[str]]] = (),
     ) -> Tensor:
-        """Make one video per condition.
+        """Generate one video per condition.
 
         Args:
             condition: A class name or a text, or several.
-            frames: Length of the result, ``1 + 4 n``; that of the training clips if not given.
-            seed: Video ``n`` gets ``seed + n``, and is the same whatever else is made with it.
+            frames: Length of the result, ``1 + 4 n``; by default that of the training clips.
+            seed: Video ``n`` gets ``seed + n``; the result does not depend on the other videos of the call.
             prefix: ``(3, F, H, W)`` or ``(B, 3, F, H, W)`` uint8, frames to continue. :func:`datamodules.decoding.reader.read_clip`
-                reads such, scales and cuts them to the size that the model was trained on.
-            then: Conditions that replace the first ones later on, each with its second.
+                reads them from a file, scaled and cropped to the size that the model was trained on.
+            then: Later conditions that replace the first ones, each with its time in seconds.
 
         Returns:
-            ``(B, 3, T, H, W)`` uint8, the prefix first.
+            ``(B, 3, T, H, W)`` uint8, starting with the prefix.
 
         Raises:
-            ValueError: For an unknown class, or a length or size that the model cannot make.
+            ValueError: For an unknown class, or a length or size that the model cannot generate.
         """
         ids, changes, given = self._asked(condition, then, prefix)
         clip = replace(self._size(given), frames=frames or self.clip.frames)
@@ -57,10 +57,10 @@ class VideoAR:
     def stream(
         self, condition: str | Sequence[str], seed: int = 0, prefix: Tensor | None = None, then: Sequence[tuple[float, Sequence[str]]] = ()
     ) -> Iterator[Tensor]:
-        """The same videos without an end, handed out while they are being made, in memory that does not grow.
+        """Generate the same videos without an end, yielding frames as they are decoded; memory use is constant.
 
         Yields:
-            ``(B, 3, n, H, W)`` uint8, the next frames behind the prefix: as many as share a latent frame, one at the very start.
+            ``(B, 3, n, H, W)`` uint8, the next frames after the prefix: the frames of one latent frame, a single one at the very start.
         """
         ids, changes, given = self._asked(condition, then, prefix)
         for piece in self.generation.stream(ids, self._size(given), self._seeds(seed, ids), given, changes):
@@ -78,7 +78,7 @@ class VideoAR:
         return condition.of_texts(texts).to(next(condition.parameters()).device)
 
     def _given(self, prefix: Tensor, clips: int) -> Tensor:
-        """A prefix in [-1, 1], the same for every clip if there is only one."""
+        """Return the prefix in [-1, 1]; a single one is repeated for every clip."""
         if (
             prefix.dtype != torch.uint8
             or prefix.ndim not in (4, 5)
@@ -92,13 +92,13 @@ class VideoAR:
         return to_unit(whole.to(device)).expand(clips, -1, -1, -1, -1)
 
     def _size(self, given: Tensor | None) -> Clip:
-        """That of the prefix, if there is one."""
+        """Return the clip, with the height and width of the prefix if there is one."""
         if given is None:
             return self.clip
         clip = replace(self.clip, height=given.shape[3], width=given.shape[4])
         if clip != self.clip:
             sizes = [f"{size.height} x {size.width}" for size in (clip, self.clip)]
-            warnings.warn(f"a prefix of {sizes[0]} pixels makes a video of that size; the model was trained on {sizes[1]}", stacklevel=3)
+            warnings.warn(f"the video has the prefix's size of {sizes[0]} pixels; the model was trained on {sizes[1]}", stacklevel=3)
         return clip
 
     @staticmethod

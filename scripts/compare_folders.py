@@ -55,7 +55,7 @@ def compare(
         reference: Folder of the videos to compare with.
         out: Folder for report.json.
         features: The feature network; the distance is named after it.
-        protocol: What to compare; its split, classes and repeats are ignored.
+        protocol: Settings of the comparison; its split, classes and repeats are ignored.
         batch_size: Videos per call of the network.
         device: Device of the network, such as cuda.
 

@@ -1,4 +1,4 @@
-"""Joins a checkpoint that is a folder of shards into the one file that a single device would have written.
+"""Consolidation of a sharded checkpoint into the single file that one device would have written.
 
 ``python -m scripts.consolidate runs/mine/checkpoints/last.ckpt --out runs/mine/checkpoints/joined.ckpt``
 """
@@ -30,7 +30,7 @@ def consolidate(folder: Path, *, out: Path) -> None:
         ValueError: If its files do not belong together, ``out`` exists, or it cannot be written.
     """
     if not (folder / META).is_file():
-        raise FileNotFoundError(f"{folder} is no folder of shards: it has no {META}")
+        raise FileNotFoundError(f"{folder} is not a folder of shards: it has no {META}")
     if out.exists():
         raise ValueError(f"{out} exists already")
     tensors = {name: sharded_checkpoint.empty(entry) for name, entry in sharded_checkpoint.entries(folder).items()}

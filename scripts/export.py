@@ -1,4 +1,4 @@
-"""Exports a finished run as a model to exchange: weights in one safetensors file and a JSON beside it, without the optimizer.
+"""Export of a finished run as a model to share: weights in one safetensors file and a JSON beside it, without the optimizer.
 
 ``python -m scripts.export runs/mine/4 --out model.safetensors``. The file goes with ``--init_from``, and with ``modules.load``, or
 ``modules.load_tokenizer`` if it is a tokenizer.
@@ -27,10 +27,10 @@ from scripts.cli import run
 log = logging.getLogger(__name__)
 
 Kind = Literal["averaged", "raw"]
-# What of a model is given away: arguments of its class, and networks.
+# Exported parts of a model: arguments of its class, and networks.
 ARCHITECTURE = {"LitVideoAR": ("tokenizer", "transformer", "sampler", "long_video"), "LitTokenizer": ("tokenizer",)}
 NETWORKS = ("tokenizer", "transformer")
-ENVIRONMENT = "fit.environment.json"  # what the callback SaveRunConfig leaves in a run's folder
+ENVIRONMENT = "fit.environment.json"  # written to a run's folder by the callback SaveRunConfig
 
 
 def export(run: Path, *, out: Path, weights: Kind | None = None) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def choose(content: Mapping[str, Any], given: Kind | None, checkpoint: Path) -> 
 
 
 def describe(model: dict[str, Any], clip: Clip, weights: Mapping[str, Tensor], checkpoint: Path) -> dict[str, Any]:
-    """Everything about a model but its values.
+    """Description of a model without its weights.
 
     Raises:
         ValueError: If the weights are not exactly those of the model.
@@ -123,7 +123,7 @@ def describe(model: dict[str, Any], clip: Clip, weights: Mapping[str, Tensor], c
 
 
 def _commit(checkpoint: Path) -> str | None:
-    """The commit that the run says it was made with."""
+    """Commit that the run recorded."""
     places = (folder / ENVIRONMENT for folder in (checkpoint.parent, checkpoint.parent.parent))
     found = next((place for place in places if place.is_file()), None)
     return None if found is None else json.loads(found.read_text())["commit"]

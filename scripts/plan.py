@@ -1,7 +1,8 @@
-"""Estimates what a training will need: ``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``.
+"""Estimate of a training's memory, operations and time.
 
-Takes the options of ``train.py fit``, builds the model without its content, and runs nothing. Strategy, devices, precision, activation
-checkpointing, accumulation and batch size are those of the configuration.
+``python -m scripts.plan -c configs/videoar.yaml ...``, or with ``tokenizer.yaml``, takes the options of ``train.py fit``, builds the model
+without weights (on the meta device), and runs nothing. Strategy, devices, precision, activation checkpointing, accumulation and
+batch size are those of the configuration.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ NOT_COUNTED = "Not counted: temporary tensors within operations, the encoder at 
 
 
 class PlanCLI(VideoARCLI):
-    """The command line of ``train.py fit`` and the options of the plan. Builds nothing: the hardware may not be here."""
+    """Command line of ``train.py fit`` with the options of the plan; builds nothing, as the planned devices may not be present."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--tflops", type=float, default=989.0, help="10^12 operations per second of a device (H100: 989, bf16, dense)")
-        parser.add_argument("--utilisation", type=float, default=0.4, help="the fraction of them that is assumed to be used")
+        parser.add_argument("--utilisation", type=float, default=0.4, help="assumed fraction of the peak")
         parser.add_argument("--tokens", type=float | None, default=None, help="tokens to train on; by default those of trainer.max_steps")
 
     def instantiate_classes(self) -> None:
@@ -96,11 +97,11 @@ def estimate(config: dict[str, Any], tflops: float, utilisation: float) -> Train
         utilisation: Fraction of it that is assumed to be used.
 
     Raises:
-        ValueError: If it is no training of our models, or the number of devices is not said.
+        ValueError: If the configuration has another model, no clip size, an unknown strategy or no number of devices.
     """
     trainer, data = config["trainer"], config["data"]["init_args"]
     if (kind := kind_of(config["model"])) not in KINDS:
-        raise ValueError(f"only trainings of modules.{' and modules.'.join(KINDS)} are planned, not of {config['model']['class_path']}")
+        raise ValueError(f"only trainings of modules.{' and modules.'.join(KINDS)} can be planned, not of {config['model']['class_path']}")
     if "clip" not in data:
         raise ValueError(f"{config['data']['class_path']} does not give the size of a clip: data.clip is missing")
     devices = Devices(strategy_of(trainer), ranks_of(trainer), tflops, utilisation)
@@ -216,14 +217,14 @@ def strategy_of(trainer: dict[str, Any]) -> Strategy:
         return "ddp"
     if name in ("FullySharded", "FullyShardedFolders", "ModelParallelStrategy"):
         return "fsdp"
-    raise ValueError(f"trainings with the strategy {name} are not planned")
+    raise ValueError(f"trainings with the strategy {name} cannot be planned")
 
 
 def ranks_of(trainer: dict[str, Any]) -> int:
     """Return the number of devices on all nodes."""
     devices = trainer["devices"]
     if not str(devices).isdecimal():
-        raise ValueError(f"say how many devices a node has: --trainer.devices 8 instead of {devices!r}")
+        raise ValueError(f"give the number of devices of a node: --trainer.devices 8 instead of {devices!r}")
     return int(devices) * trainer["num_nodes"]
 
 

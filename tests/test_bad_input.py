@@ -197,7 +197,7 @@ def test_sampling_refuses_a_model_that_was_never_trained(inputs: Inputs, tmp_pat
     tokenizer = tmp_path / "tokenizer.ckpt"
     torch.save({"state_dict": compose("tokenizer", tmp_path).model.state_dict()}, tokenizer)
     options = [*inputs.sample('{"condition": "3 left"}'), "--init_from", tokenizer]
-    assert "knows no classes" in refusal(tmp_path / "run", "predict", "videoar", *options)
+    assert "has no class names" in refusal(tmp_path / "run", "predict", "videoar", *options)
 
 
 def test_a_model_refuses_data_with_other_classes(inputs: Inputs, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_damaged_shard_ends_a_run_by_its_name(made: Made, tmp_path: Path) -> N
             ("predict", "tokenizer"),
             r"add -c configs/reconstruct\.yaml; or it encodes clips for training: add -c configs/encode_latents\.yaml",
         ),
-        (("predict", "videoar", *ENCODE), r"clips are made from prompts, which MovingDigits does not have"),
+        (("predict", "videoar", *ENCODE), r"clips are generated from prompts, which MovingDigits does not have"),
         (
             ("fit", "tokenizer", *CACHED, "--model.tokenizer.class_path", "VideoTokenizer"),
             "a tokenizer needs video, and CachedLatents has latents",

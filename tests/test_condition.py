@@ -21,7 +21,7 @@ def test_class_names_travel_with_the_weights_and_must_agree() -> None:
     other.load_state_dict(condition.state_dict())
     assert other.of_texts(["dog"]).tolist() == [[1]]
     other.learn_names(["cat", "dog"], [])
-    with pytest.raises(ValueError, match="'dog' where the data have 'fox'"):
+    with pytest.raises(ValueError, match="'dog' where the data has 'fox'"):
         other.learn_names(["cat", "fox"], [])
     with pytest.raises(ValueError, match="3 classes"):
         other.learn_names(["a", "b", "c"], [])
@@ -39,7 +39,7 @@ def test_words_are_learned_by_frequency_cut_with_a_warning_and_travel_too() -> N
     assert other.of_batch(torch.zeros(2), ["red dog", ""]).tolist() == [[4, 3, 0], [-1, 0, 0]]
     with pytest.warns(UserWarning, match="not trained with: cat"):
         assert other.of_texts(["a cat"]).tolist() == [[2, 1, 0]]
-    with pytest.warns(UserWarning, match="4 words was cut to 3"):
+    with pytest.warns(UserWarning, match="4 words was truncated to 3"):
         other.of_batch(torch.zeros(1), ["a a a a"])
     with pytest.raises(ValueError, match="no captions"):
         TextCondition(8).learn_names([], [])

@@ -114,7 +114,7 @@ def test_room_for_longer_texts_changes_no_pooled_vector(cache: str) -> None:
 
 
 def test_long_texts_are_cut_and_one_warning_counts_them(cache: str) -> None:
-    with pytest.warns(UserWarning, match="2 of the 4 texts in .* more than 3 tokens and are cut; the longest, 'a dog.*', has 6") as said:
+    with pytest.warns(UserWarning, match="2 of 4 texts in .* exceed 3 tokens and are truncated; the longest, 'a dog.*', has 6") as said:
         condition = make_condition(cache, 3)
     assert len(said) == 1
     with warnings.catch_warnings():
@@ -155,7 +155,7 @@ def test_weights_know_their_encoder_and_refuse_another(cache: str, tmp_path: Pat
     for mine, ours in zip(prompts(prompts.of_texts(["two dogs"])), condition(condition.of_texts(["two dogs"])), strict=True):
         torch.testing.assert_close(mine, ours)
     other = make_condition(write(tmp_path / "other.safetensors", encoder=FakeEncoder("other")))
-    with pytest.raises(ValueError, match=r"weights were trained with features of fake \(.*other\.safetensors has those of other \("):
+    with pytest.raises(ValueError, match=r"weights were trained with features of fake \(.*other\.safetensors has features of other \("):
         other.load_state_dict(condition.state_dict())
 
 
@@ -164,7 +164,7 @@ def test_a_file_of_weights_with_another_encoder_is_refused(cache: str, tmp_path:
     torch.save({"state_dict": model.state_dict()}, tmp_path / "trained.ckpt")
     load_weights(model, tmp_path / "trained.ckpt")
     other = write(tmp_path / "other.safetensors", encoder=FakeEncoder("other"))
-    with pytest.raises(ValueError, match=r"features of fake .* has those of other"):
+    with pytest.raises(ValueError, match=r"features of fake .* has features of other"):
         load_weights(torch.nn.ModuleDict({"transformer": make_transformer(other)}), tmp_path / "trained.ckpt")
 
 
@@ -213,5 +213,5 @@ def test_a_run_trains_with_features_and_samples_prompts_from_another_cache(tmp_p
     ):
         run("predict", "videoar", tmp_path / "3", *sample, *features, captions, *asked)
     other = write(tmp_path / "other.safetensors", MovingDigits().captions, FakeEncoder("other"))
-    with pytest.raises(ValueError, match="features of fake .* has those of other"):
+    with pytest.raises(ValueError, match="features of fake .* has features of other"):
         run("test", "videoar", tmp_path / "4", *features, other, "--ckpt_path", model)

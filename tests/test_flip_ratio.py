@@ -32,7 +32,7 @@ def test_impossible_ratios_and_ramps_are_refused() -> None:
         ({"delta_min": 0.02}, "delta_min must be between 0 and delta 0.01, got 0.02"),
         ({"start_step": -1}, "-1"),
         ({"end_step": 5}, "end_step 5 needs a ramp"),
-        ({"ramp": "linear"}, "linear ramp needs an end_step behind its start_step 0, got None"),
+        ({"ramp": "linear"}, "linear ramp needs an end_step after its start_step 0, got None"),
         ({"ramp": "cosine", "start_step": 5, "end_step": 5}, "got 5"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
 """Import rules, read from the source: packages stay separate, and files and functions stay small."""
 
 import ast
+import re
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -37,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "modules.training.tokenizer_checks": {"modules.training.precision"},
     "modules.training": {"modules.training", "modules.storage", "modules.transformer"},
     "modules.planning": {"modules.planning", "modules.autoregression", "modules.geometry", "modules.tokenizer", "modules.transformer"},
+    "modules.generation_requests": {"modules.autoregression", "modules.batch", "modules.geometry", "modules.pixels"},
     "modules.videoar": {"modules.autoregression", "modules.geometry", "modules.pixels"},
     "modules.lit_tokenizer": {"modules"},
     "modules.lit_videoar": {"modules"},
@@ -70,6 +72,7 @@ WITH_LIGHTNING = {
     "modules.training.fsdp",
     "modules.training.guarded_step",
     "modules.training.tokenizer_checks",
+    "modules.generation_requests",
     "modules.lit_tokenizer",
     "modules.lit_videoar",
     "datamodules",
@@ -154,6 +157,14 @@ def test_package_files_hold_a_docstring_and_their_exports_only() -> None:
             imported = {alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
             exported = [ast.literal_eval(node.value) for node in body if isinstance(node, ast.Assign)]
             assert {each for names in exported for each in names} == imported, name
+
+
+def test_docstrings_begin_with_the_thing_that_they_document() -> None:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    beginning = re.compile(r"(What|How|Whether|Which|Who|All about)\b")
+    nodes = [(name, node) for name, source in SOURCES.items() for node in ast.walk(ast.parse(source)) if isinstance(node, documented)]
+    found = [(name, text.splitlines()[0]) for name, node in nodes if beginning.match(text := ast.get_docstring(node) or "")]
+    assert not found
 
 
 def test_no_file_is_too_long() -> None:

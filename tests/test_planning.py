@@ -269,7 +269,7 @@ def test_the_command_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, 
     text = capsys.readouterr().out
     assert "ddp on 16 devices, float32, activation checkpointing on, 3 clips per device" in text
     assert "| clips per step | 48 |" in text and "one block computed again" in text
-    with pytest.raises(SystemExit, match="say how many devices a node has"):
+    with pytest.raises(SystemExit, match="give the number of devices of a node"):
         main(args[:4])
 
 

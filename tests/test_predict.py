@@ -159,7 +159,7 @@ def test_a_prefix_of_another_shape_is_cut_and_told(predict: Predictions, caplog:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"condition": "40"}, r"prompts\.jsonl:2: unknown class '40'; the model knows 40 classes, such as 0 up"),
+        ({"condition": "40"}, r"prompts\.jsonl:2: unknown class '40'; the model has 40 classes, such as 0 up"),
         ({"condition": "3 left", "then": [[0.3, "40"]]}, r"prompts\.jsonl:2: unknown class '40'"),
         ({"condition": "3 left", "frames": 7}, r"prompts\.jsonl:2: a clip must have 1 \+ 4 \* n frames, got 7; the nearest are 5 and 9"),
         (
@@ -184,8 +184,8 @@ def test_a_prompt_longer_than_those_of_training_is_named(tmp_path: Path) -> None
         run("predict", "videoar", tmp_path, *SIZE, *words, "--data.prompts", prompts, "--ckpt_path", trained)
     found = [str(warning.message) for warning in said if "words" in str(warning.message)]
     assert len(found) == 2
-    assert found[0].endswith("prompts.txt:2: a text of 5 words was cut to 4")
-    assert found[1].endswith("prompts.txt:3: words the model was not trained with: zebra")
+    assert found[0].endswith("prompts.txt:2: a text of 5 words was truncated to 4")
+    assert found[1].endswith("prompts.txt:3: words that the model was not trained with: zebra")
 
 
 def test_formats_are_at_least_one_and_different() -> None:

@@ -11,7 +11,13 @@ from modules.renames import CLASSES, KEYS, check_arguments, check_config
 from train import main
 
 OLD = {
-    "trainer": {"callbacks": [{"class_path": "callbacks.GuardSteps"}]},
+    "trainer": {
+        "callbacks": [
+            {"class_path": "callbacks.GuardSteps"},
+            {"class_path": "callbacks.FlipRatioSchedule", "init_args": {"warmup_steps": 100}},
+            {"class_path": "own.EMA", "init_args": {"warmup_steps": 100}},
+        ]
+    },
     "model": {
         "class_path": "modules.LitVideoAR",
         "init_args": {"extension": None, "transformer": {"init_args": {"execution": {"recompute": False}}}},
@@ -28,10 +34,12 @@ def test_all_old_names_of_a_file_are_listed_in_one_line(tmp_path: Path) -> None:
     assert message.startswith(f"{path} uses names") and "\n" not in message
     for old, new in (
         ("callbacks.GuardSteps", "callbacks.SkipNonFiniteSteps"),
+        ("FlipRatioSchedule.warmup_steps", "ramp linear with end_step"),
         ("model.extension", "model.long_video"),
         ("model.transformer.execution.recompute", "model.transformer.execution.activation_checkpointing"),
     ):
         assert f"{old} is now {new}" in message
+    assert message.count("warmup_steps") == 1
 
 
 def test_old_names_on_the_command_line() -> None:
@@ -40,6 +48,8 @@ def test_old_names_on_the_command_line() -> None:
         ("--data.held_out_share", "data.held_out_share is now data.held_out_fraction"),
         ("--data.parts.video.init_args.until=[1]", "data.parts.video.until is now data.parts.video.milestones"),
         ("--trainer.callbacks+=GuardSteps", "GuardSteps is now SkipNonFiniteSteps"),
+        ("--trainer.callbacks.numbers=float16", "trainer.callbacks.numbers is now trainer.callbacks.dtype"),
+        ("--trainer.callbacks+=benchmarks.rollout_judge.RolloutJudge", "is now experiments.rollout_classifier.RolloutClassifier"),
         ("--trainer.strategy=modules.sharding.FullySharded", "modules.sharding.FullySharded is now modules.training.fsdp.FullySharded"),
     ):
         with pytest.raises(ValueError, match="the command line uses names of an earlier version") as caught:

@@ -195,7 +195,7 @@ def test_shards_of_another_model_are_refused(tmp_path: Path) -> None:
         load_shards(nn.Linear(4, 3), [], path)
     with pytest.raises(ValueError, match="join it first"):
         load_weights(nn.Linear(2, 3), path)
-    with pytest.raises(SystemExit, match=r"is no folder of shards: it has no meta\.pt"):
+    with pytest.raises(SystemExit, match=r"is not a folder of shards: it has no meta\.pt"):
         command(consolidate, [str(tmp_path), "--out", str(tmp_path / "out.ckpt")])
     (path / "__0_0.distcp").unlink()
     with pytest.raises(SystemExit, match="__0_0.distcp"):

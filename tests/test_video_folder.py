@@ -135,7 +135,7 @@ def test_only_clips_of_labels_that_allow_it_are_mirrored(folder):
     assert not mirrored(False, "left") and not mirrored(["up", "down"], "left")
     assert mirrored(True, "left") and mirrored(["up", "down"], "down")
     manifest = write_manifest(folder, rows_of("0", "1", label="up"))
-    with pytest.raises(ValueError, match="views.flip names 'upp', and there is no such label"):
+    with pytest.raises(ValueError, match="views.flip names 'upp', but there is no such label"):
         VideoFolder(CLIP, manifest=manifest, views=FixedViews(["upp"])).setup("fit")
 
 

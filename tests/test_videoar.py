@@ -72,7 +72,7 @@ def test_what_cannot_be_made_is_refused(model: VideoAR) -> None:
 
 
 def test_a_prefix_of_another_shape_is_told(model: VideoAR) -> None:
-    with pytest.warns(UserWarning, match="a prefix of 16 x 24 pixels makes a video of that size; the model was trained on 16 x 16"):
+    with pytest.warns(UserWarning, match="the video has the prefix.s size of 16 x 24 pixels; the model was trained on 16 x 16"):
         assert model.generate("3 left", frames=5, prefix=torch.zeros(3, 1, 16, 24, dtype=torch.uint8)).shape[3:] == (16, 24)
 
 

@@ -13,7 +13,8 @@ class DistributedSigterm:
     """Replaces Lightning's SIGTERM handler in runs of several processes.
 
     Lightning's handler communicates with the other processes from within the signal handler, whatever they are doing. With two processes,
-    a signal to one of them was seen to hang both. Here a process records its signal, and all processes compare notes after every step.
+    a signal to one of them was seen to hang both. Here a process records its signal, and after every step all processes exchange what
+    they recorded.
     """
 
     def __init__(self) -> None:

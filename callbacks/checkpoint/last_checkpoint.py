@@ -21,7 +21,7 @@ class LastCheckpoint(ModelCheckpoint):
     """Keeps ``<dirpath>/last.ckpt`` up to date; ``--ckpt_path last`` resumes from it.
 
     Lightning's own callback skips the steps after the last multiple of ``every_n_train_steps``. This one also saves at the end of training
-    and on SIGTERM, by which a scheduler announces that it takes the machine away. A folder that cannot hold checkpoints is refused before
+    and on SIGTERM, which schedulers send before they reclaim a machine. A folder that cannot hold checkpoints is refused before
     training. To keep more checkpoints, for example the best by a metric, add Lightning's ``ModelCheckpoint`` to ``trainer.callbacks``.
 
     Args:

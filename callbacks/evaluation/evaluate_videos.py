@@ -50,8 +50,8 @@ class EvaluateVideos(EvaluationCallback):
     Args:
         features: The feature network; the distance is named after it.
         folder: Folder for ``neighbours.png``.
-        protocol: What to compare, see ``configs/protocol/``.
-        clips: Videos on each side, instead of the protocol's; the departure is noted with the values.
+        protocol: Clips and settings of the comparison, see ``configs/protocol/``.
+        clips: Videos on each side, instead of the protocol's; the departure is recorded with the values.
         repeats: Seeds of generated videos, instead of the protocol's.
         training_clips: Number of training videos to search for the nearest; 0 for none.
         cache: Folder that keeps features of real videos for later evaluations with the same data, features and protocol.
@@ -131,7 +131,7 @@ class EvaluateVideos(EvaluationCallback):
         return self.protocol.note(clip, self.network.title, real.wanted, count, repeats)
 
     def _real(self, extraction: FeatureExtraction) -> tuple[RealVideos, Tensor]:
-        """Features of real and of static videos, from the cache where they are in it."""
+        """Features of real and of static videos, read from the cache if they are there."""
         available = len(extraction.order)
         wanted = min(self.limit or available, available)
         count = max(wanted, 2 * min(wanted, available // 2))

@@ -36,7 +36,7 @@ class FeatureExtraction:
     Args:
         trainer: The trainer.
         module: The model.
-        dataset: Items as of every data module.
+        dataset: Map-style data set of a data module.
         order: Clip indices.
         classes: Number of classes, assigned to the positions cyclically; 0 keeps the clips' own conditions.
     """

@@ -1,4 +1,4 @@
-"""Provenance of what a run makes, as plain values for files."""
+"""Provenance of a run's results, as plain values for files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sampling_provenance(trainer: Trainer, pl_module: LightningModule) -> dict[st
 
 
 def evaluation_provenance(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """Return all that is needed to repeat a ``test``: weights by their hash, sampling settings, data, device, command, versions."""
+    """Return everything needed to repeat a ``test``: weights by their hash, sampling settings, data, device, command, versions."""
     made_by, data = sampling_provenance(trainer, pl_module), trainer.datamodule  # type: ignore[attr-defined]
     clip = getattr(data, "clip", None)
     used = {"data": type(data).__name__, "clip": asdict(clip) if clip else None, "device": str(pl_module.device)}

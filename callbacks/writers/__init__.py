@@ -1,1 +1,1 @@
-"""Files of predictions: videos, reconstructions, latents and what lists them."""
+"""Files of predictions: videos, reconstructions, latents and their manifests."""

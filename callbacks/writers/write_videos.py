@@ -1,4 +1,4 @@
-"""Generated clips as files, with everything that is needed to reproduce them."""
+"""Generated clips as files, with everything needed to reproduce them."""
 
 from __future__ import annotations
 

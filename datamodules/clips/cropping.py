@@ -40,7 +40,7 @@ class Views(ABC):
         """Raise ``ValueError`` if ``flip`` names an unknown label."""
         for label in [] if isinstance(self.flip, bool) else self.flip:
             if label not in labels:
-                raise ValueError(f"views.flip names {label!r}, and there is no such label")
+                raise ValueError(f"views.flip names {label!r}, but there is no such label")
 
     def crop(self, seed: int, record: ClipRecord, index: int, visit: int) -> ClipCrop:
         """Return the crop of clip ``index`` on its ``visit``-th occurrence, counted from 0."""

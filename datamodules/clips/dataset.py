@@ -19,7 +19,7 @@ from datamodules.clips.unreadable import ReadAttempts, UnreadablePolicy, check_f
 from datamodules.decoding.reader import UnreadableVideo, is_image, probe, read_clip
 from modules.geometry import Clip
 
-# Opening a file waits for the disk more than it computes.
+# Opening a file is bound by disk latency, not by computation.
 THREADS = 8
 
 

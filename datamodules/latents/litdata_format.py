@@ -1,7 +1,7 @@
 """Latents in LitData's format: chunks that are read sequentially, from a folder or from object storage.
 
 A stream is a folder or URL with the part ``plan``, which has the header of the cache that it was made from, and one part per stored
-split. LitData is imported here only, when it is needed.
+split. LitData is imported only here, on demand.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def _until_damage(source: Source) -> Iterator[Tensor]:
             yield pixels
             count += 1
     except UnreadableVideo as error:
-        logger.warning("%s; only what comes before %.3f s is used", error, count / source.fps)
+        logger.warning("%s; only the frames before %.3f s are used", error, count / source.fps)
 
 
 def _frames(source: Source) -> Iterator[Tensor]:

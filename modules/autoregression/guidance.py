@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Guidance:
-    """Strength of guidance over a clip, given at four corners and linear between them; 1 is no guidance.
+    """Guidance strength over a clip, given at four corners and interpolated linearly; 1 means no guidance.
 
     The paper's UCF-101 setting is ``(1, 5, 10, 10)``: the first scale's strength rises from 1 to 5 over the frames, and within each
-    frame it rises from there to 10. Its text-to-video setting is ``(5, 4, 4, 3)``: from 5 to 3 along time and scale together.
+    frame it rises further to 10. Its text-to-video setting is ``(5, 4, 4, 3)``: from 5 to 3 along time and scale together.
 
     Args:
-        first_frame_first_scale: Strength at the start.
+        first_frame_first_scale: Strength at the first scale of the first frame.
         last_frame_first_scale: Strength at the first scale of the last frame.
         first_frame_last_scale: Strength at the last scale of the first frame.
-        last_frame_last_scale: Strength at the end.
+        last_frame_last_scale: Strength at the last scale of the last frame.
     """
 
     first_frame_first_scale: float = 1.0
@@ -25,12 +25,12 @@ class Guidance:
     last_frame_last_scale: float = 10.0
 
     def strength(self, frame: float, scale: float) -> float:
-        """Strength at ``frame`` and ``scale``, both as positions within [0, 1] of the clip and of the pyramid."""
+        """Return the strength at ``frame`` and ``scale``, given as positions in [0, 1] within the clip and the pyramid."""
         first = self.first_frame_first_scale + frame * (self.last_frame_first_scale - self.first_frame_first_scale)
         last = self.first_frame_last_scale + frame * (self.last_frame_last_scale - self.first_frame_last_scale)
         return first + scale * (last - first)
 
 
 def position(index: int, count: int) -> float:
-    """Where ``index`` of ``count`` stands between 0 and 1; the only one stands at 0."""
+    """Return the position of ``index`` among ``count`` items in [0, 1]; 0 if there is only one."""
     return index / (count - 1) if count > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Latents of clips that were encoded before, kept in memory."""
+"""In-memory cache of the latents of clips that were already encoded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class InMemoryLatentCache:
-    """Remembers the continuous latents of a data set whose clips never change (no augmentation), so each is encoded once per run.
+    """Cache of continuous latents for a data set whose clips never change (no augmentation); each clip is encoded once per run.
 
-    Continuous latents and not bits are kept, because flipped bits need the residual to be quantised again.
+    Continuous latents are stored instead of bits, because after bit flips the residual must be quantised again.
 
     Args:
-        clips: How many clips to remember; 0 encodes every batch anew.
+        clips: Maximum number of cached clips; 0 disables the cache.
     """
 
     def __init__(self, clips: int = 0) -> None:
@@ -22,12 +22,12 @@ class InMemoryLatentCache:
         self._latents: dict[int, Tensor] = {}
 
     def fetch(self, index: Tensor, video: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """Latents ``(B, d, t, h, w)`` of a batch, encoding only the clips not met before.
+        """Return the latents ``(B, d, t, h, w)`` of a batch, encoding only clips that are not cached.
 
         Args:
             index: ``(B,)`` number of every clip in its data set.
             video: ``(B, 3, T, H, W)`` of the same clips.
-            encode: Video to latent.
+            encode: Function from video to latent.
         """
         numbers = index.tolist()
         unknown = [place for place, number in enumerate(numbers) if number not in self._latents]

@@ -1,4 +1,4 @@
-"""Transformer to latent: the pyramid walked with sampled bits, frame after frame (paper, inference)."""
+"""Sampling of latent frames from the transformer, frame by frame and scale by scale (paper, inference)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from modules.transformer.condition import Prompt
 
 
 class LatentFrame(NamedTuple):
-    """One latent frame as it was sampled.
+    """One sampled latent frame.
 
     Attributes:
-        complete: ``(B, d, h, w)`` the sum of all its scales.
+        complete: ``(B, d, h, w)`` sum of all its scales.
         bits: ``(B, d, h_k, w_k)`` bool of every scale.
     """
 
@@ -30,12 +30,12 @@ class LatentFrame(NamedTuple):
 
 
 class Sampler:
-    """How bits are drawn from the model.
+    """Bit sampler with classifier-free guidance, temperature and top-p.
 
     Args:
         guidance: Strength of classifier-free guidance over frames and scales.
-        temperature: Divides the logits; below 1 the likelier bit is preferred, 0 always takes it.
-        top_p: A bit whose unlikely value has a probability of at most ``1 - top_p`` always takes the likely one.
+        temperature: Divisor of the logits; below 1 favours the more likely value of a bit, 0 always takes it.
+        top_p: A bit whose less likely value has a probability of at most ``1 - top_p`` always takes the more likely one.
 
     Raises:
         ValueError: For a negative temperature or a ``top_p`` outside (0.5, 1].
@@ -57,17 +57,17 @@ class Sampler:
         generators: Sequence[torch.Generator],
         prefix: Tensor | None = None,
     ) -> Iterator[LatentFrame]:
-        """The latent frames of one video, each as soon as it is complete.
+        """Yield the latent frames of a batch of videos, each as soon as it is complete.
 
         Args:
             transformer: The model.
             ids: ``(B, P)`` condition ids.
-            layout: Place of every token of the clip to make, the given frames included.
-            generators: One per clip, on the CPU; a clip depends on its own only, not on its neighbours in the batch.
+            layout: Layout of the clip to generate, including the given frames.
+            generators: One per clip, on the CPU; a clip depends on its own generator only, not on the rest of the batch.
             prefix: ``(B, d, p, h, w)`` continuous latent of given frames, whose bits become the history.
 
         Yields:
-            The given frames first.
+            Latent frames, the given ones first.
         """
         run = SamplingRun(self, transformer, ids, layout, generators)
         given = [] if prefix is None else prefix.unbind(dim=2)
@@ -75,7 +75,7 @@ class Sampler:
             yield run.next_frame(given[frame] if frame < len(given) else None)
 
     def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """Bits for logits and uniform numbers of the same shape: one draw per bit."""
+        """Return bits for logits and uniform random numbers of the same shape: one draw per bit."""
         if self.temperature == 0.0:
             return logits > 0
         probability = torch.sigmoid(logits / self.temperature)
@@ -85,19 +85,19 @@ class Sampler:
 
 
 class SamplingRun:
-    """One video in the making: conditioned and unconditioned clips side by side in one batch, one cache of fixed size.
+    """Sampling of one batch of videos: conditioned and unconditioned clips in one batch, one cache of fixed size.
 
-    A run without any guidance computes the conditioned clips alone. In a guided run both are computed even at a block whose strength is 1,
-    as at the first scale of the paper's UCF-101 setting, and where frames are given: what comes later looks at the keys and values of
-    both. At strength 1 the conditioned logits are taken as they are, bit for bit.
+    A run without guidance computes only the conditioned clips. A guided run computes both, even for blocks with strength 1, as at the
+    first scale of the paper's UCF-101 setting, and for given frames, because later blocks use the keys and values of both. At strength 1
+    the conditioned logits are used unchanged, bit for bit.
 
     Args:
-        sampler: How bits are drawn.
+        sampler: Bit sampler.
         transformer: The model.
         ids: ``(B, P)`` condition ids.
         layout: The longest video of training, or a shorter one. The run has no end; see :meth:`VideoARTransformer.start_decoding`.
         generators: One per clip, on the CPU.
-        sink: Whether the first frame stays visible for ever.
+        sink: Keep the first frame visible in all later frames.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class SamplingRun:
 
     @torch.no_grad()
     def set_condition(self, ids: Tensor) -> None:
-        """Change the condition for the frames to come: ``(B, P)`` ids."""
+        """Change the condition of all later frames to ``(B, P)`` ids."""
         self.transformer.set_condition(self._prompt(ids), self.decoding)
 
     @torch.no_grad()
@@ -149,7 +149,7 @@ class SamplingRun:
         return condition(torch.cat([ids, condition.nothing(self.clips, ids.device)]) if self.guided else ids)
 
     def _logits(self, scale: int, context: Tensor) -> Tensor:
-        """Guided logits ``(B, d, h_k, w_k)`` of one block."""
+        """Return the guided logits ``(B, d, h_k, w_k)`` of one block."""
         logits = self.transformer.step(self._tokens(context), scale, self.decoding)
         if self.guided:
             conditioned, nothing = logits.chunk(2)
@@ -157,21 +157,21 @@ class SamplingRun:
         return rearrange(logits, "b (h w) d -> b d h w", h=context.shape[-2])
 
     def _tokens(self, feature: Tensor) -> Tensor:
-        """``(B, d, h, w)`` as the transformer takes it: ``(B, h * w, d)``, twice if guided."""
+        """Return ``(B, d, h, w)`` as transformer input ``(B, h * w, d)``, with the batch repeated twice if guided."""
         tokens = rearrange(feature, "b d h w -> b (h w) d")
         return tokens.repeat(2, 1, 1) if self.guided else tokens
 
     def _strength(self, frame: int, scale: int) -> float:
-        """Strength at a frame, which is that of the layout's end for all frames behind it."""
+        """Return the guidance strength of a block; frames beyond the layout have that of its last frame."""
         frame = min(frame, self.layout.frames - 1)
         return self.sampler.guidance.strength(position(frame, self.layout.frames), position(scale, self.layout.pyramid.scales))
 
     def _is_guided(self) -> bool:
-        """Without any guidance the unconditioned half is not computed at all."""
+        """True if any block is guided; otherwise the unconditioned half is not computed."""
         frames, scales = range(self.layout.frames), range(self.layout.pyramid.scales)
         return any(self._strength(frame, scale) != 1.0 for frame in frames for scale in scales)
 
     def _uniform(self, logits: Tensor) -> Tensor:
-        """Uniform numbers from every clip's own generator, so that a clip does not depend on its place in the batch."""
+        """Return uniform random numbers from each clip's own generator, so that a clip does not depend on its position in the batch."""
         draws = [torch.rand(logits.shape[1:], generator=generator) for generator in self.generators]
         return torch.stack(draws).to(logits.device)

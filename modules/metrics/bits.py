@@ -36,7 +36,7 @@ class BitScores(Metric):
         self.clips += len(targets)
 
     def compute(self) -> dict[str, Tensor]:
-        """``accuracy`` and ``majority``, each ``(t, K)``, and their means over all bits."""
+        """Return ``accuracy`` and ``majority``, each ``(t, K)``, and their means over all bits."""
         ones = self.ones / self.clips
         accuracy, majority = self.correct / self.clips, torch.maximum(ones, 1 - ones)
         return {
@@ -45,6 +45,14 @@ class BitScores(Metric):
             "mean_accuracy": accuracy.mean(),
             "mean_majority": majority.mean(),
         }
+
+    @staticmethod
+    def by_name(result: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the result of :meth:`compute` as scalars by name: the means, and both accuracies of every frame and scale."""
+        rows = {"bit_accuracy": result["mean_accuracy"], "bit_accuracy_of_majority": result["mean_majority"]}
+        for key in ("accuracy", "majority"):
+            rows |= {f"{key}/frame{frame}_scale{scale}": value for frame, row in enumerate(result[key]) for scale, value in enumerate(row)}
+        return rows
 
     def table(self, result: dict[str, Tensor]) -> str:
         """Format the result of :meth:`compute`: a row per latent frame, a column per scale, the majority baseline in brackets."""

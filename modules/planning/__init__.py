@@ -1,4 +1,4 @@
-"""Estimates of the memory, arithmetic and time of a training, computed before it runs."""
+"""Estimates of the memory, FLOPs and time of a training run, computed before it starts."""
 
 from modules.planning.flops import Flops, flops_of
 from modules.planning.memory import Builder, Memory, memory_of

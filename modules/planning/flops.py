@@ -1,4 +1,4 @@
-"""FLOPs of a training step: two per multiplication; forward and backward together count as three forward passes."""
+"""FLOPs of a training step: two per multiply-add; forward and backward together count as three forward passes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Flops:
     """Floating-point operations for one clip.
 
     Attributes:
-        tokens: Tokens of the video that are predicted.
-        sequence: Tokens of a full pass, condition and history blocks included.
-        linear: Operations of the linear layers in a forward pass.
-        attention: Operations of attention in a forward pass, for the pairs of tokens that see each other.
-        encoding: Operations of the frozen tokenizer's encoder.
+        tokens: Number of predicted tokens of the video.
+        sequence: Number of tokens of a full pass, including condition and history blocks.
+        linear: FLOPs of the linear layers in a forward pass.
+        attention: FLOPs of attention in a forward pass, counting only visible pairs of tokens.
+        encoding: FLOPs of the frozen tokenizer's encoder.
     """
 
     tokens: int

@@ -1,7 +1,7 @@
 """Memory of a training step of the transformer, counted on fake tensors.
 
-Counted are weights, gradients, the optimizer's averages, and every tensor that the forward pass keeps for the backward pass. Temporary
-tensors within operations are not. Attention keeps what FlexAttention and the flash kernels keep: no matrix of all pairs, and no mask.
+The count includes weights, gradients, the optimizer's moments, and every tensor saved by the forward pass for the backward pass, but no
+temporary tensors within operations. Attention saves what FlexAttention and flash kernels save: no matrix of all pairs, and no mask.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from modules.transformer.attention.attention import Dense
 from modules.transformer.attention.precomputed import make_sequence_tensors
 from modules.transformer.sequence import TokenSequence
 
-# A transformer of that many blocks (None: as many as it has), with activation checkpointing or without.
+# Builds a transformer with a number of blocks (None: its own number), with or without activation checkpointing.
 Builder = Callable[[int | None, bool], VideoARTransformer]
 
-STATES = 16  # bytes per parameter: weight, gradient and two averages in float32
+STATES = 16  # bytes per parameter: weight, gradient and two moments in float32
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Memory:
         parameters: Number of parameters.
         block: Number of parameters of one block.
         layers: Number of blocks.
-        fixed: Bytes kept for the backward pass whatever the batch, such as weights in bf16.
-        per_clip: Bytes kept for the backward pass per clip.
-        recomputed: Bytes per clip of one block that is computed again; 0 without activation checkpointing.
+        fixed: Bytes saved for the backward pass independent of the batch size, such as weights in bf16.
+        per_clip: Bytes saved for the backward pass per clip.
+        recomputed: Bytes per clip of one recomputed block; 0 without activation checkpointing.
     """
 
     parameters: int
@@ -48,7 +48,7 @@ class Memory:
     recomputed: int
 
     def kept(self, batch: int) -> int:
-        """Bytes that the forward pass keeps."""
+        """Return the bytes saved by the forward pass of a batch."""
         return self.fixed + batch * self.per_clip
 
     def total(self, batch: int) -> int:
@@ -110,7 +110,7 @@ def kept(build: Callable[[], VideoARTransformer], layout: Layout, batch: int, bf
     """Return the bytes that a forward pass saves for the backward pass."""
     with torch.device("meta"):
         model = build()
-    # Indices need their content, so outside of the mode.
+    # Created outside of FakeTensorMode, because index tensors need real values.
     make_sequence_tensors(TokenSequence(layout, model.condition.length, model.history), model.window, model.rope, torch.device("cpu"))
     no_mask = patch.object(VideoARTransformer, "_attend", lambda *_: Dense(None))
     with FakeTensorMode(allow_non_fake_inputs=True), no_mask:

@@ -25,7 +25,7 @@ class Devices:
         utilisation: Fraction of the peak that is assumed to be used.
 
     Raises:
-        ValueError: If there are no devices, several for "single", or nothing is used.
+        ValueError: If there are no devices, several for "single", or throughput or utilisation is out of range.
     """
 
     strategy: Strategy
@@ -70,7 +70,7 @@ def step_cost(memory: Memory, flops: Flops, devices: Devices, batch: int, accumu
         devices: Devices that it runs on.
         batch: Clips per device that are computed at once.
         accumulate: Batches per step.
-        frozen: Parameters of networks that are not trained, of which each device has a copy, by their name.
+        frozen: Number of parameters of frozen networks, by name; every device has a full copy.
     """
     activation_checkpointing = memory.recomputed > 0
     shards = devices.ranks if devices.strategy == "fsdp" else 1
@@ -85,7 +85,8 @@ def step_cost(memory: Memory, flops: Flops, devices: Devices, batch: int, accumu
     if activation_checkpointing:
         components["one block computed again"] = batch * memory.recomputed
     if shards > 1:
-        # Two blocks are whole at a time, one computed and one fetched, and one has a whole gradient; so has what lies outside of blocks.
+        # Two blocks are unsharded at a time, the current and the prefetched one, and one has an unsharded gradient; parameters outside of
+        # blocks are unsharded with their gradient.
         outside = memory.parameters - memory.layers * memory.block
         components["gathered blocks"] = FLOAT * (3 * memory.block + 2 * outside)
     clips = batch * accumulate * devices.ranks

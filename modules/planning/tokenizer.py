@@ -1,4 +1,4 @@
-"""Memory and arithmetic of a training step of the tokenizer, with discriminators and perceptual loss, counted on fake tensors."""
+"""Memory and FLOPs of a training step of the tokenizer, with discriminators and perceptual loss, counted on fake tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from modules.tokenizer import AdversarialLoss, PerceptualLoss, Reconstruction, T
 
 
 class TokenizerTraining(NamedTuple):
-    """All networks of a training, and the weights of its loss."""
+    """All networks of a tokenizer training, with its loss."""
 
     tokenizer: VideoTokenizer
     loss: TokenizerLoss
@@ -31,12 +31,12 @@ class TokenizerTraining(NamedTuple):
 
     @property
     def trained(self) -> int:
-        """Number of parameters that are trained."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.networks.parameters() if parameter.requires_grad)
 
     @property
     def frozen(self) -> int:
-        """Number of weights of the perceptual loss, which are buffers."""
+        """Number of weights of the perceptual loss, which are buffers; 0 without it."""
         return sum(value.numel() for value in self.perceptual.buffers()) if self.perceptual else 0
 
     def forward(self, video: Tensor) -> tuple[Reconstruction, Tensor]:
@@ -85,7 +85,7 @@ def kept(build: Callable[[], TokenizerTraining], clip: Clip, batch: int, bf16: b
 def tokenizer_flops_of(training: TokenizerTraining, clip: Clip) -> Flops:
     """Return the operations of both steps; a third of forward and backward counts as forward. Discards the networks' weights."""
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
-        training.networks.to_empty(device="cpu")  # not on the meta device, which knows no mixed precision to switch off
+        training.networks.to_empty(device="cpu")  # not on the meta device, for which autocast cannot be switched off
         video = torch.empty(1, 3, clip.frames, clip.height, clip.width)
         result, loss = training.forward(video)
         loss.backward()

@@ -69,5 +69,5 @@ class Architecture:
         return 3 * self.patch**2
 
     def downsamples_time(self, level: int) -> bool:
-        """Whether the downsampling from ``level`` to ``level + 1`` also halves time; the deepest ones do."""
+        """True if the downsampling from ``level`` to ``level + 1`` also halves time; the deepest ones do."""
         return level >= self.levels - 1 - self.temporal_downsamplings

@@ -68,7 +68,7 @@ def inflate_state_dict(
 
 
 def _is_inflatable(kernel: Tensor, target: Tensor) -> bool:
-    """Whether a kernel has one temporal slice and otherwise the shape of its target."""
+    """True if a kernel has one temporal slice and otherwise the shape of its target."""
     return kernel.ndim == target.ndim == 5 and kernel.shape[2] == 1 and kernel[:, :, 0].shape == target[:, :, 0].shape
 
 

@@ -35,17 +35,17 @@ class FullySharded(ModelParallelStrategy):
     """Lightning's ``ModelParallelStrategy`` with the model sharded over all devices of all nodes.
 
     A checkpoint is one file, identical to that of a run on one device, so the run can be resumed with any number of devices. The first
-    process gathers it in its memory, 12 bytes per trained parameter.
+    process gathers it in memory, 12 bytes per trained parameter.
 
     Args:
-        timeout_minutes: Minutes for which a process waits for the others.
+        timeout_minutes: Minutes that a process waits for the others.
     """
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
         super().__init__(save_distributed_checkpoint=False, timeout=timedelta(minutes=timeout_minutes))
 
     def setup_environment(self) -> None:
-        # Lightning's "auto" makes one group per node.
+        # Lightning's "auto" creates one group per node.
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
@@ -60,7 +60,7 @@ class FullySharded(ModelParallelStrategy):
         return numbered(state) if self.global_rank == 0 else {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
-        # Lightning's own method would remove a sharded checkpoint before the file that retensors it is complete.
+        # Lightning's own method would remove a sharded checkpoint before the file that replaces it is complete.
         super(ModelParallelStrategy, self).save_checkpoint(checkpoint, filepath, storage_options)
         if self.is_global_zero:
             sharded_checkpoint.remove_unused(Path(filepath))
@@ -77,13 +77,13 @@ class FullySharded(ModelParallelStrategy):
         """Load a file, or a sharded checkpoint of any number of processes.
 
         Raises:
-            ValueError: If a folder is not a sharded checkpoint, or one of another model.
+            ValueError: If a folder is not a sharded checkpoint, or is one of another model.
         """
         path = Path(self.broadcast(checkpoint_path))
         assert self.model is not None
         if path.is_dir():
             return load_shards(self.model, [plain(optimizer) for optimizer in self.optimizers], path)
-        # Memory-mapped: every process reads its shards only. weights_only whatever the caller passes, so that no code is run.
+        # Memory-mapped, so that every process reads only its shards. weights_only regardless of the argument, so that no code is run.
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         options = StateDictOptions(full_state_dict=True)
         set_model_state_dict(self.model, checkpoint["state_dict"], options=options)
@@ -93,12 +93,12 @@ class FullySharded(ModelParallelStrategy):
 
 
 class FullyShardedFolders(FullySharded):
-    """:class:`FullySharded` with sharded checkpoints: folders, which no process ever holds as a whole.
+    """:class:`FullySharded` with sharded checkpoints: folders that no process ever holds in memory as a whole.
 
-    ``python -m scripts.consolidate`` joins one into a file. Both strategies resume from files and from folders.
+    ``python -m scripts.consolidate`` merges one into a file. Both strategies resume from files and from folders.
 
     Args:
-        timeout_minutes: Minutes for which a process waits for the others.
+        timeout_minutes: Minutes that a process waits for the others.
     """
 
     def __init__(self, timeout_minutes: float = 30.0) -> None:
@@ -113,7 +113,7 @@ class FullyShardedFolders(FullySharded):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
         """
         Raises:
-            ValueError: On all processes, if it cannot be written, for example on a full disk; the previous one is kept.
+            ValueError: On all processes, if the checkpoint cannot be written, for example on a full disk; the previous one is kept.
         """
         path = Path(self.broadcast(filepath))
         tensors, rest = sharded_checkpoint.split(checkpoint)
@@ -170,14 +170,14 @@ def load_shards(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path)
 
 
 def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an optimizer's state with numbers instead of parameter names, counted in the order of its groups as on a single device."""
+    """Return an optimizer's state with indices instead of parameter names, in the order of its groups as on a single device."""
     groups, rows = state["param_groups"], state["state"]
     numbers = {name: number for number, name in enumerate(name for group in groups for name in group["params"])}
     return renamed(rows, groups, numbers)
 
 
 def by_name(model: nn.Module, optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an optimizer's state with parameter names instead of the numbers that :func:`numbered` gave."""
+    """Return an optimizer's state with parameter names instead of the indices of :func:`numbered`."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     numbers = (number for group in saved["param_groups"] for number in group["params"])
@@ -185,7 +185,7 @@ def by_name(model: nn.Module, optimizer: Optimizer, saved: Mapping[str, Any]) ->
 
 
 def renamed(rows: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]], names: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return an optimizer's state whose parameters have other names."""
+    """Return an optimizer's state with renamed parameters."""
     return {
         "state": {names[parameter]: values for parameter, values in rows.items()},
         "param_groups": [{**group, "params": [names[parameter] for parameter in group["params"]]} for group in groups],
@@ -193,7 +193,7 @@ def renamed(rows: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]], names:
 
 
 def plain(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer that Lightning may have wrapped."""
+    """Return the optimizer without Lightning's wrapper."""
     return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 

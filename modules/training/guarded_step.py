@@ -14,7 +14,7 @@ from modules.training.nonfinite_steps import NonFiniteGuard
 class GuardedStep(NonFiniteGuard):
     """Step of one of several alternating networks: backward, gradient clipping, optimizer, schedule.
 
-    Only steps of the first optimizer count as global steps of the run: Lightning's wrapper, which counts, is bypassed for the others.
+    Only steps of the first optimizer count as global steps: Lightning's wrapper, which counts them, is bypassed for the others.
 
     Args:
         index: Index of optimizer and schedule in the result of ``configure_optimizers``.
@@ -46,5 +46,5 @@ class GuardedStep(NonFiniteGuard):
 
 
 def _as_list(found: Any) -> list[Any]:
-    """Lightning returns a single optimizer or schedule without a list."""
+    """Return a list, because Lightning returns a single optimizer or schedule without one."""
     return found if isinstance(found, list) else [found]

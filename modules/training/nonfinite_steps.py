@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class NonFiniteGuard:
     """Gradient clipping, and the decision whether to apply a step.
 
-    The gradient norm is that of the gradient averaged over all processes, so they all decide alike.
+    The norm is that of the gradient averaged over all processes, so that all processes make the same decision.
 
     Args:
         clip: Maximum gradient norm; larger gradients are scaled down. 0 disables clipping.

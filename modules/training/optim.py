@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, object]]:
-    """Return two parameter groups: matrices with weight decay; vectors, embeddings and offsets without."""
+    """Return two parameter groups: matrices with weight decay; vectors, embeddings, modulation and null tokens without."""
     embeddings = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding)}
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     matrices = [p for name, p in trained if p.ndim >= 2 and id(p) not in embeddings and not name.endswith(("modulation", "null"))]
@@ -20,13 +20,13 @@ def decay_groups(module: nn.Module) -> list[dict[str, object]]:
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up from 0, then a cosine down to ``final_share`` of the peak at the last step.
+    """Linear warm-up from 0, then cosine decay to ``final_share`` of the peak at the last step.
 
     Args:
-        optimizer: Its learning rates are the peak.
-        warmup_steps: Steps until the peak; 0 starts there.
-        steps: All steps, ``trainer.max_steps``; without it (below 1) the rate stays at the peak.
-        final_share: Rate at the end as a share of the peak.
+        optimizer: Optimizer, whose learning rates are the peak.
+        warmup_steps: Steps until the peak; 0 starts at the peak.
+        steps: Total number of steps, ``trainer.max_steps``; if below 1, the rate stays at the peak after the warm-up.
+        final_share: Final rate as a fraction of the peak.
     """
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int, steps: int, final_share: float = 0.0) -> None:

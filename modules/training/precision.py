@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def check_precision(precision: str, allowed: tuple[str, ...]) -> None:
-    """Raises ``ValueError`` for a precision in which the tokenizer's weights are rounded, which changes bits."""
+    """Raise ``ValueError`` for a precision that rounds the tokenizer's weights, which changes its bits."""
     if precision not in allowed:
         raise ValueError(
-            f"--trainer.precision must be one of {', '.join(allowed)}, not {precision}: half weights change the tokenizer's bits"
+            f"--trainer.precision must be one of {', '.join(allowed)}, not {precision}: half-precision weights change the tokenizer's bits"
         )

@@ -1,4 +1,4 @@
-"""Random state that depends only on seed, process and step, so that a resumed run draws the same numbers."""
+"""Random state that depends only on seed, process and step, so that a resumed run draws the same random numbers."""
 
 import os
 import random
@@ -7,6 +7,6 @@ import torch
 
 
 def seed_step(rank: int, step: int, part: int = 0) -> None:
-    """Seed torch for one training step of one process; ``part`` counts the batches of an accumulated step."""
+    """Seed torch for one training step of one process; ``part`` is the index of the batch within an accumulated step."""
     key = f"{os.environ.get('PL_GLOBAL_SEED', 0)}/{rank}/{step}/{part}"
     torch.manual_seed(random.Random(key).getrandbits(63))

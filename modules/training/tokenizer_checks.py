@@ -1,4 +1,4 @@
-"""Checks of a tokenizer's run before any data is read."""
+"""Checks of a tokenizer run before any data is read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from modules.training.precision import check_precision
 
 
 def check_tokenizer_run(trainer: Trainer, stage: str, *, adversarial: bool) -> None:
-    """Raise ``ValueError`` if precision, data, callbacks or strategy do not suit a tokenizer.
+    """Raise ``ValueError`` if a tokenizer does not support the precision, data, callbacks or strategy.
 
     Args:
         trainer: The trainer, with its datamodule attached.
         stage: Lightning's stage: "fit", "validate", "test" or "predict".
-        adversarial: Whether discriminators are trained.
+        adversarial: True if discriminators are trained.
     """
     check_precision(trainer.precision, ("32-true", "bf16-mixed"))
     data = trainer.datamodule  # type: ignore[attr-defined]

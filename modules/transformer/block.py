@@ -12,7 +12,7 @@ from modules.transformer.attention.attention import Attention, BlockContext
 
 
 class Modulation(NamedTuple):
-    """What the condition does to the norms: scales, shifts and gates ``(B, 6, C)`` for the blocks, ``(B, 2, C)`` for the head."""
+    """Modulation of the norms by the condition: scales, shifts and gates ``(B, 6, C)`` for the blocks, ``(B, 2, C)`` for the head."""
 
     blocks: Tensor
     head: Tensor

@@ -1,4 +1,4 @@
-"""What a video shall show: a class or a text, as a few tokens before the video and a vector for the adaptive norms."""
+"""Conditioning on a class or a text: a few tokens before the video and a vector for the adaptive norms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Prompt(NamedTuple):
 
 
 class Condition(nn.Module, ABC):
-    """What a clip is conditioned on, by ids; a learned "no condition", ``null`` ``(P, C)``, is there for guidance.
+    """Condition of a clip, given by ids; ``null`` ``(P, C)`` is a learned "no condition" for guidance.
 
     Args:
         length: Condition tokens per clip, ``P``.
@@ -36,29 +36,29 @@ class Condition(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, ids: Tensor) -> Prompt:
-        """``(B, P)`` ids, -1 in a row's first place for "no condition"."""
+        """Embed ``(B, P)`` ids; -1 in the first column of a row means "no condition"."""
 
     def nothing(self, clips: int, device: torch.device) -> Tensor:
-        """Ids ``(clips, P)`` of "no condition"."""
+        """Return the ids ``(clips, P)`` of "no condition"."""
         return torch.full((clips, self.length), -1, device=device)
 
     @abstractmethod
     def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
-        """Take over what the training data call things; called before training, does nothing if that is known already."""
+        """Register the class names or words of the training data before training; does nothing if they are already known."""
 
     @abstractmethod
     def of_batch(self, labels: Tensor, captions: Sequence[str]) -> Tensor:
-        """Ids ``(B, P)`` of a training batch."""
+        """Return the ids ``(B, P)`` of a training batch."""
 
     @abstractmethod
     def of_texts(self, texts: Sequence[str]) -> Tensor:
-        """Ids ``(B, P)`` of what a user typed."""
+        """Return the ids ``(B, P)`` of class names or texts given by a user."""
 
 
 class NamedCondition(Condition):
     """Learned embeddings of token ids.
 
-    The names that the ids stand for (classes or words) are stored with the weights, so a checkpoint is complete by itself.
+    The names that the ids stand for (classes or words) are stored with the weights, so a checkpoint is self-contained.
 
     Args:
         width: Width of the transformer.
@@ -75,12 +75,12 @@ class NamedCondition(Condition):
 
     @property
     def names(self) -> list[str]:
-        """What the ids stand for, in the order of the ids."""
+        """Class names or words, in the order of their ids."""
         return list(self._places)
 
     @names.setter
     def names(self, names: Sequence[str]) -> None:
-        # Kept as a table, so that a training batch looks its words up without building one.
+        # Stored as a dictionary, so that it is not rebuilt for every training batch.
         self._places = {name: place for place, name in enumerate(names)}
 
     def forward(self, ids: Tensor) -> Prompt:
@@ -100,8 +100,8 @@ class ClassCondition(NamedCondition):
 
     Args:
         width: Width of the transformer (given by it).
-        factors: Number of classes; or, for classes that are products of attributes (digit x direction), the number of values of each,
-            the last running fastest in the class number. Every attribute then gets a token of its own.
+        factors: Number of classes; or, for classes that are products of attributes (digit x direction), the number of values of each
+            attribute, the last one varying fastest in the class number. Every attribute then has its own token.
     """
 
     def __init__(self, width: int, factors: tuple[int, ...] = (101,)) -> None:
@@ -118,10 +118,10 @@ class ClassCondition(NamedCondition):
             ValueError: If the number of classes differs, or the weights were trained with other names.
         """
         if len(names) != self.classes:
-            raise ValueError(f"the data have {len(names)} classes, the model's condition.factors {list(self.factors)} give {self.classes}")
+            raise ValueError(f"the data has {len(names)} classes, the model's condition.factors {list(self.factors)} give {self.classes}")
         if self.names and list(names) != self.names:
             other = next((old, new) for old, new in zip(self.names, names, strict=True) if old != new)
-            raise ValueError(f"the weights know class {other[0]!r} where the data have {other[1]!r}: other classes in another order")
+            raise ValueError(f"the weights have class {other[0]!r} where the data has {other[1]!r}: the classes or their order differ")
         self.names = list(names)
 
     def of_batch(self, labels: Tensor, captions: Sequence[str]) -> Tensor:
@@ -143,11 +143,11 @@ class ClassCondition(NamedCondition):
             ValueError: If a text is not a class name.
         """
         if not self.names:
-            raise ValueError("the model knows no classes yet: these are not the weights of a trained autoregressive model")
+            raise ValueError("the model has no class names: these are not the weights of a trained autoregressive model")
         for text in texts:
             if text not in self._places:
                 close = difflib.get_close_matches(text, self.names, n=3) or self.names[:3]
-                raise ValueError(f"unknown class {text!r}; the model knows {len(self.names)} classes, such as {', '.join(close)}")
+                raise ValueError(f"unknown class {text!r}; the model has {len(self.names)} classes, such as {', '.join(close)}")
         return self.of_batch(torch.tensor([self._places[text] for text in texts]), texts)
 
     def _offsets(self) -> list[int]:
@@ -155,12 +155,12 @@ class ClassCondition(NamedCondition):
 
 
 class TextCondition(NamedCondition):
-    """A text per clip as words with learned embeddings, filled up to a fixed length (our decision).
+    """One text per clip as words with learned embeddings, padded to a fixed length (our decision).
 
     Args:
         width: Width of the transformer (given by it).
-        vocabulary: Most words to keep, the most frequent ones of the training captions.
-        length: Words per text; longer texts are cut with a warning.
+        vocabulary: Maximum number of words, the most frequent ones of the training captions.
+        length: Number of words per text; longer texts are truncated with a warning.
     """
 
     PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2
@@ -170,14 +170,14 @@ class TextCondition(NamedCondition):
         self.vocabulary = vocabulary
 
     def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
-        """Keeps the vocabulary of the weights and adds the words of ``captions`` that are new, while there is room.
+        """Keep the vocabulary of the weights and add new words of ``captions`` until the vocabulary is full.
 
         Raises:
-            ValueError: If there is not one word to learn.
+            ValueError: If there are no words at all.
         """
         counts = Counter(word for caption in captions for word in words(caption))
         if not counts and not self.names:
-            raise ValueError("the data have no captions: a text condition has nothing to learn from")
+            raise ValueError("the data has no captions, which a text condition needs")
         known = set(self.names)
         new = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if word not in known]
         self.names = (self.names + new)[: self.vocabulary]
@@ -188,14 +188,14 @@ class TextCondition(NamedCondition):
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         unknown = sorted({word for text in texts for word in words(text)} - set(self.names))
         if unknown:
-            warnings.warn(f"words the model was not trained with: {', '.join(unknown)}", stacklevel=2)
+            warnings.warn(f"words that the model was not trained with: {', '.join(unknown)}", stacklevel=2)
         return self._ids(texts)
 
     def _ids(self, texts: Sequence[str]) -> Tensor:
         rows = [[self._number(word) for word in words(text)] for text in texts]
         longest = max(rows, key=len, default=[])
         if len(longest) > self.length:
-            warnings.warn(f"a text of {len(longest)} words was cut to {self.length}", stacklevel=3)
+            warnings.warn(f"a text of {len(longest)} words was truncated to {self.length}", stacklevel=3)
         rows = [row[: self.length] or [-1] for row in rows]
         return torch.tensor([row + [self.PADDING] * (self.length - len(row)) for row in rows])
 
@@ -204,15 +204,15 @@ class TextCondition(NamedCondition):
 
 
 def words(text: str) -> list[str]:
-    """The words and signs of a text, in lower case."""
+    """Return the words and punctuation marks of a text, in lower case."""
     return re.findall(r"\w+|[^\w\s]", text.lower())
 
 
 def as_bytes(value: Any) -> Tensor:
-    """A value that JSON can hold as a tensor, to be stored with weights."""
+    """Return a JSON-serialisable value as a uint8 tensor, to be stored with weights."""
     return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
 
 
 def from_bytes(state: Tensor) -> Any:
-    """What :func:`as_bytes` was given."""
+    """Return the value passed to :func:`as_bytes`."""
     return json.loads(bytes(state.tolist()).decode())

@@ -1,4 +1,4 @@
-"""A text as the features of a frozen encoder, which come from a file: no encoder is in memory in training or sampling."""
+"""Text condition from precomputed features of a frozen encoder, read from a file: the encoder is not loaded in training or sampling."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from modules.transformer.condition import Condition, Prompt, as_bytes, from_byte
 
 
 class FeatureCondition(Condition):
-    """A text per clip as its features in a cache, normalised and projected (our decision).
+    """One text per clip as its cached features, normalised and projected (our decision).
 
-    The ids of a clip are the number of its text in the cache, once for every token of the text, then -1: a tensor of integers as with other
-    conditions, valid for this cache only. Texts shorter than ``length`` are filled up with a learned vector, as those of ``TextCondition``;
+    The ids of a clip are the index of its text in the cache, repeated for every token of the text, then -1: an integer tensor as with other
+    conditions, valid for this cache only. Texts shorter than ``length`` are padded with a learned vector, as in ``TextCondition``;
     the pooled vector is the mean of the text's own tokens. A clip without a text has no condition.
 
-    Which encoder made the features is stored with the weights. The features are not: sampling needs a cache of its prompts.
+    The identity of the encoder is stored with the weights, the features are not: sampling needs a cache of its prompts.
 
     Args:
         width: Width of the transformer (given by it).
         features: Path of the cache, made by ``python -m scripts.encode_texts``.
-        length: Most tokens of a text, ``P``; a warning says how many texts of the cache are longer and are cut.
+        length: Maximum tokens of a text, ``P``; a warning gives the number of longer texts in the cache, which are truncated.
 
     Raises:
         ValueError: If the cache cannot be read, or ``length`` is below 1.
@@ -51,13 +51,13 @@ class FeatureCondition(Condition):
         return Prompt(tokens, (tokens * counted).sum(dim=1) / counted.sum(dim=1))
 
     def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
-        """Checks that the cache has all captions.
+        """Check that the cache has all captions.
 
         Raises:
-            ValueError: If it lacks one, or there is none.
+            ValueError: If a caption is missing, or there are no captions.
         """
         if not captions and not self._has_texts:
-            raise ValueError("the data have no captions: a text condition has nothing to learn from")
+            raise ValueError("the data has no captions, which a text condition needs")
         self.cache.numbers_of(captions)
         self._has_texts = True
 
@@ -87,32 +87,32 @@ class FeatureCondition(Condition):
     def set_extra_state(self, state: Tensor) -> None:
         """
         Raises:
-            ValueError: If the weights belong to another encoder than the cache.
+            ValueError: If the weights were trained with features of another encoder than the cache's.
         """
         found = from_bytes(state)
         if not isinstance(found, dict):
-            raise ValueError("the weights were trained with another kind of condition than the features of texts")
+            raise ValueError("the weights were trained with another kind of condition, not with text features")
         encoder = EncoderIdentity(found["encoder"], found["sha256"])
         if encoder.sha256 != self.cache.encoder.sha256:
-            raise ValueError(f"the weights were trained with features of {encoder}, {self.cache.path} has those of {self.cache.encoder}")
+            raise ValueError(f"the weights were trained with features of {encoder}, {self.cache.path} has features of {self.cache.encoder}")
         self._has_texts = True
 
     def _features(self, ids: Tensor) -> Tensor:
-        """``(B, P, D)`` on the device of the ids, zeros where there is none."""
+        """Return ``(B, P, D)`` features on the device of the weights; zeros where there are none."""
         features = torch.zeros(*ids.shape, self.cache.width, dtype=torch.bfloat16)
         for row, number in zip(features, ids[:, 0].tolist(), strict=True):
             if number >= 0:
                 found = self.cache.features(number)[: self.length]
                 row[: len(found)] = found
-        return features.to(self.null.device).to(self.null.dtype)  # in this order half as much goes to the device
+        return features.to(self.null.device).to(self.null.dtype)  # in this order, half as many bytes are copied to the device
 
     def _warn_of_long_texts(self) -> None:
-        """Once for all texts, where they are all known, and not again with every batch."""
+        """Warn once about all texts of the cache that are too long, instead of once per batch."""
         lengths = self.cache.lengths
         if (longer := int((lengths > self.length).sum())) > 0:
             longest = self.cache.texts[int(lengths.argmax())]
             warnings.warn(
-                f"{longer} of the {len(lengths)} texts in {self.cache.path} have more than {self.length} tokens and are cut; the longest, "
+                f"{longer} of {len(lengths)} texts in {self.cache.path} exceed {self.length} tokens and are truncated; the longest, "
                 f"{longest[:60]!r}, has {int(lengths.max())}",
                 stacklevel=2,
             )

@@ -1,4 +1,4 @@
-"""Rotary positions: multi-scale temporal ones (paper 4.2, Eq. 7), and plain ones to compare with (paper Table 4)."""
+"""Rotary position embeddings: multi-scale temporal RoPE (paper 4.2, Eq. 7) and plain RoPE for comparison (paper Table 4)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Rope(ABC):
-    """Gives a token's position, on one axis or several, and the rotary factors of positions; computed when asked for, without a table.
+    """Token positions, on one or several axes, and their rotary factors, computed on demand without a table.
 
     Args:
-        sections: Rotated pairs of a head that each axis gets.
+        sections: Number of rotated pairs of a head for each axis.
         base: Base of the geometric frequencies.
     """
 
@@ -21,15 +21,15 @@ class Rope(ABC):
 
     @abstractmethod
     def positions(self, coordinates: Tensor, prompt_length: int) -> Tensor:
-        """Where all tokens of a sequence sit: their coordinates ``(N, 4)``, ``prompt_length`` condition tokens first, to ``(N, axes)``."""
+        """Return positions ``(N, axes)`` of a sequence's coordinates ``(N, 4)``; its first ``prompt_length`` tokens are the condition."""
 
     @abstractmethod
     def period(self, frame_tokens: int) -> tuple[int, ...]:
-        """By how much the position of a token differs, on every axis, from that of the same token one frame of so many tokens earlier."""
+        """Return the offset, on every axis, between a token and the same token one frame earlier, for frames of ``frame_tokens`` tokens."""
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions ``(N, axes)`` on the CPU to cosines and sines ``(N, head_dim / 2)``, float32."""
-        # Angles in float64: a stream has no last frame, and float32 would blur them after some 100,000.
+        """Return cosines and sines ``(N, head_dim / 2)``, float32, for positions ``(N, axes)`` on the CPU."""
+        # Angles in float64: a stream has no last frame, and float32 is too imprecise after about 100,000 frames.
         angles = [positions[:, axis, None] * self._frequencies(pairs) for axis, pairs in enumerate(self.sections)]
         angle = torch.cat(angles, dim=-1)
         return angle.cos().float(), angle.sin().float()
@@ -39,15 +39,15 @@ class Rope(ABC):
 
 
 class MultiScaleTemporalRope(Rope):
-    """The paper's: a token sits at a time, a row and a column, each of which turns a section of the head.
+    """RoPE of the paper: a token's position is time, row and column, each of which rotates its own section of the head.
 
     Args:
         head_dim: Width of an attention head (given by the transformer).
-        sections: How the rotated pairs are divided among time, rows and columns (our decision; the paper gives no numbers).
+        sections: Fractions of the rotated pairs for time, rows and columns (our decision; the paper gives no values).
         base: Base of the geometric frequencies.
 
     Raises:
-        ValueError: If the sections do not add up to 1, or the head is odd or too narrow to give each axis a pair.
+        ValueError: If the sections do not add up to 1, or the head width is odd or too small for one pair per axis.
     """
 
     def __init__(self, head_dim: int, sections: tuple[float, float, float] = (0.25, 0.375, 0.375), base: float = 10000.0) -> None:
@@ -70,14 +70,14 @@ class MultiScaleTemporalRope(Rope):
 
 
 class PlainRope(Rope):
-    """The baseline without time, rows and columns: a token sits at its index in the sequence, as in a LLaMA (our decision).
+    """Baseline without time, rows and columns: a token's position is its index in the sequence, as in LLaMA (our decision).
 
     Args:
         head_dim: Width of an attention head (given by the transformer).
         base: Base of the geometric frequencies.
 
     Raises:
-        ValueError: If the head is odd.
+        ValueError: If the head width is odd.
     """
 
     def __init__(self, head_dim: int, base: float = 10000.0) -> None:
@@ -93,9 +93,9 @@ class PlainRope(Rope):
 
 
 def token_positions(coordinates: Tensor, prompt_length: int) -> Tensor:
-    """Where video tokens sit (paper Eq. 7): ``(t + P, row + P, column + P)`` with ``P`` condition tokens before the video.
+    """Return the positions of video tokens (paper Eq. 7): ``(t + P, row + P, column + P)`` with ``P`` condition tokens before the video.
 
-    Rows and columns are the raw indices on each scale's own grid and repeat in every frame.
+    Rows and columns are the indices on each scale's own grid and repeat in every frame.
 
     Args:
         coordinates: ``(L, 4)`` frame, scale, row, column.
@@ -108,12 +108,12 @@ def token_positions(coordinates: Tensor, prompt_length: int) -> Tensor:
 
 
 def prompt_positions(prompt_length: int, device: torch.device) -> Tensor:
-    """Condition token ``i`` sits at ``(i, i, i)``: ``(P, 3)``."""
+    """Return the positions ``(P, 3)`` of the condition tokens: token ``i`` is at ``(i, i, i)``."""
     return torch.arange(prompt_length, device=device)[:, None].expand(-1, 3)
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn the pairs ``(x_i, x_{i + D/2})`` of ``(B, heads, L, D)`` by the given angles, in float32."""
+    """Rotate the pairs ``(x_i, x_{i + D/2})`` of ``(B, heads, L, D)`` by the given angles, in float32."""
     first, second = heads.float().chunk(2, dim=-1)
     turned = torch.cat([first * cosines - second * sines, first * sines + second * cosines], dim=-1)
     return turned.type_as(heads)

@@ -85,7 +85,7 @@ class AdversarialLoss(nn.Module):
         self.regularizers = nn.ModuleDict({name: LeCAM() for name in self.critics})
 
     def active(self, step: int) -> bool:
-        """Whether the discriminators are used and trained at a step."""
+        """True if the discriminators are used and trained at a step."""
         return step >= self.start_step
 
     def weight_at(self, step: int) -> float:

@@ -54,12 +54,12 @@ def winograd_convolutions() -> Iterator[None]:
 
 
 def winograd_applies(extended: Tensor, weight: Tensor, upsample: bool = False) -> bool:
-    """Whether Winograd convolutions are enabled, support this case and take less time than ``F.conv3d``.
+    """True if Winograd convolutions are enabled, support this case and take less time than ``F.conv3d``.
 
     Args:
-        extended: The input, with the frames before it.
+        extended: The input, preceded by its past frames.
         weight: ``(C_out, C_in, k, kernel, kernel)``.
-        upsample: Whether :func:`winograd_upsample_conv3d` is meant, which saves time for smaller inputs too.
+        upsample: True for :func:`winograd_upsample_conv3d`, which saves time for smaller inputs too.
     """
     float32 = extended.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if _buffers.get() is None or torch.is_grad_enabled() or extended.device.type != "cpu" or not float32:

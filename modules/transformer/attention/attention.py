@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from modules.transformer.attention.kv_cache import KVCache
 from modules.transformer.rope import rotate
 
-# Queries, keys and values (B, heads, n, head_dim) to the queries' shape; knows who may see whom.
+# Maps queries, keys and values (B, heads, n, head_dim) to the queries' shape; applies the visibility mask.
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Dense(NamedTuple):
-    """PyTorch's scaled dot product under a mask ``(n, m)`` or ``(B, 1, n, m)`` bool; None: everybody sees everybody."""
+    """PyTorch's scaled dot-product attention with a mask ``(n, m)`` or ``(B, 1, n, m)`` bool; None: every token sees every token."""
 
     mask: Tensor | None
 
@@ -26,8 +26,8 @@ class Dense(NamedTuple):
 
 
 class BlockContext(NamedTuple):
-    """What a block needs besides the tokens: rotary factors, how to attend, what the condition does to the norms ``(B, 6, C)`` (None:
-    nothing), and the cache if decoding."""
+    """Inputs of a block besides the tokens: rotary factors, attention function, modulation of the norms by the condition ``(B, 6, C)``
+    (None: no modulation), and the KV cache in decoding."""
 
     cosines: Tensor
     sines: Tensor
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, hidden: Tensor, context: BlockContext) -> Tensor:
-        """``(B, n, C)`` to the same shape."""
+        """Map ``(B, n, C)`` to the same shape."""
         query, key, value = rearrange(self.qkv(hidden), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         query = rotate(self.query_norm(query), context.cosines, context.sines).type_as(value)
         key = rotate(self.key_norm(key), context.cosines, context.sines).type_as(value)

@@ -1,6 +1,6 @@
-"""FlexAttention: training attention on CUDA that looks visibility up by blocks and never builds a dense mask.
+"""FlexAttention: training attention on CUDA with visibility defined by blocks and without a dense mask.
 
-Nothing of it is imported or compiled before it is used.
+It is imported and compiled on first use.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable)
 
-TILE = 128  # tokens on a side of the tiles that the kernel skips or takes whole; its own default
+TILE = 128  # side, in tokens, of the tiles that the kernel skips or computes without a mask; the kernel's default
 
 
 def not_compiled(function: Function) -> Function:
-    """:func:`torch.compiler.disable` that keeps the type of the function."""
+    """:func:`torch.compiler.disable` that preserves the type of the function."""
     return cast(Function, torch.compiler.disable(function))
 
 
 class Flex(NamedTuple):
-    """Attention under a mask of tiles."""
+    """FlexAttention with a block mask."""
 
     mask: BlockMask
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """``(B, heads, N, head_dim)`` each, to the same shape. On a CPU it is slow and has no gradient; for tests."""
+        """Map ``(B, heads, N, head_dim)`` each to the same shape. On a CPU it is slow and has no gradient; for tests only."""
         return _kernel(query.is_cuda and not torch.compiler.is_compiling())(query, key, value, block_mask=self.mask)
 
 
 @cache
 def _kernel(compiled: bool) -> Callable[..., Any]:
-    """Compiled for every layout anew, as layouts are few; inside of a larger compiled graph it must not be compiled by itself."""
+    """Return the kernel, compiled once per layout (there are few); inside a larger compiled graph it must not be compiled separately."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
@@ -45,10 +45,10 @@ def _kernel(compiled: bool) -> Callable[..., Any]:
 
 @not_compiled
 def make_flex(visible: Tensor, block: Tensor) -> Flex:
-    """Attention over tokens of the given blocks.
+    """Return attention over tokens of the given blocks.
 
     Args:
-        visible: ``(S, S)`` or ``(B, S, S)`` bool, which block may attend to which.
+        visible: ``(S, S)`` or ``(B, S, S)`` bool, True where the block of the row may attend to the block of the column.
         block: ``(N,)`` block of every token.
     """
     from torch.nn.attention.flex_attention import BlockMask
@@ -62,7 +62,7 @@ def make_flex(visible: Tensor, block: Tensor) -> Flex:
 
 
 def look_up(visible: Tensor, block: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """The rule for single tokens: a function of clip, head, query token and key token (indices that broadcast) to bool."""
+    """Return the mask function over tokens: clip, head, query token and key token (broadcastable indices) to bool."""
 
     def same_for_all_clips(clip: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return visible[block[query], block[key]]
@@ -74,16 +74,16 @@ def look_up(visible: Tensor, block: Tensor) -> Callable[[Tensor, Tensor, Tensor,
 
 
 def tiles(visible: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
-    """Tiles to be looked up token by token, and tiles to be taken whole; the rest is skipped.
+    """Return the partially visible tiles, masked token by token, and the fully visible tiles; all other tiles are skipped.
 
-    Counted over blocks instead of tokens: which blocks does a tile's side hold, and which of their pairs are visible?
+    Computed over blocks instead of tokens: from the blocks that a tile's sides contain and the visibility of their pairs.
 
     Args:
         visible: ``(B, S, S)`` bool.
         block: ``(N,)`` block of every token.
 
     Returns:
-        Two of ``(B, n, n)`` bool for ``n`` tiles, the last of which may reach beyond the tokens and then is not whole.
+        Two tensors ``(B, n, n)`` bool for ``n`` tiles per side; the last tile may extend past the tokens and is then not fully visible.
     """
     tile = torch.arange(len(block), device=block.device) // TILE
     count = -(-len(block) // TILE)
@@ -96,6 +96,6 @@ def tiles(visible: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _in_order(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """``(B, n, n)`` bool to how many tiles a row has and which, those first: ``(B, 1, n)`` and ``(B, 1, n, n)`` int32."""
+    """Return, for ``(B, n, n)`` bool, each row's count ``(B, 1, n)`` and indices ``(B, 1, n, n)`` of tiles, chosen ones first, int32."""
     indices = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     return chosen.sum(dim=-1, dtype=torch.int32)[:, None], indices.to(torch.int32)[:, None]

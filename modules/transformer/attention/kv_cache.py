@@ -1,4 +1,4 @@
-"""Keys and values of everything decoded so far, as an object that is passed in and belongs to one sampling run."""
+"""Key-value cache of the tokens decoded so far; each sampling run has its own and passes it to the transformer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class KVCache:
 
     Args:
         layers: Number of transformer layers.
-        capacity: Tokens it can hold.
+        capacity: Maximum number of tokens.
         shape: ``(B, heads, head_dim)``.
-        like: A tensor whose device and dtype are taken.
+        like: Tensor with the device and dtype of the cache.
     """
 
     def __init__(self, layers: int, capacity: int, shape: tuple[int, int, int], like: Tensor) -> None:
@@ -23,29 +23,29 @@ class KVCache:
         self.length = 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store ``(B, heads, n, head_dim)`` of one layer behind the ``length`` tokens held; returns all of that layer.
+        """Store ``(B, heads, n, head_dim)`` of one layer after its first ``length`` tokens; return all tokens of that layer.
 
-        The length moves once per step, by :meth:`advance`, when every layer has stored its part.
+        :meth:`advance` increases ``length`` once per step, after every layer has stored its keys and values.
 
         Raises:
             ValueError: If the cache is full.
         """
         end = self.length + keys.shape[2]
         if end > self.keys.shape[3]:
-            raise ValueError(f"the cache holds {self.keys.shape[3]} tokens, {end} were asked for")
+            raise ValueError(f"the cache has a capacity of {self.keys.shape[3]} tokens, {end} are needed")
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def advance(self, tokens: int) -> None:
-        """Count the tokens that every layer has stored in this step."""
+        """Increase ``length`` by the number of tokens that every layer has stored in this step."""
         self.length += tokens
 
     def move(self, source: int, target: int, tokens: int) -> None:
-        """Copy ``tokens`` tokens from the place ``source`` over those at the place ``target``."""
+        """Copy ``tokens`` tokens from position ``source`` to position ``target``, overwriting those there."""
         for held in (self.keys, self.values):
             held[..., target : target + tokens, :] = held[..., source : source + tokens, :]
 
     def truncate(self, tokens: int) -> None:
-        """Keep the first ``tokens`` tokens only."""
+        """Keep only the first ``tokens`` tokens."""
         self.length = tokens

@@ -1,6 +1,6 @@
-"""Who may look at whom: block-causal over frames and scales, a window, and the random frame mask (paper 4.2, Eq. 9).
+"""Attention masks: block-causal over frames and scales, a window of past frames, and the random frame mask (paper 4.2, Eq. 9).
 
-Visibility is a matter of blocks (all tokens of a frame's scale), so the rules are small tables over blocks; tokens look theirs up.
+Visibility is defined between blocks (all tokens of a frame's scale): masks are small tables over blocks, indexed by each token's block.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from modules.transformer.sequence import TokenSequence
 
-MAX_DENSE_TOKENS = 8192  # tokens of a dense mask
+MAX_DENSE_TOKENS = 8192  # maximum tokens of a dense mask
 
 
 def block_of_tokens(sequence: TokenSequence) -> Tensor:
-    """``(N,)`` int64: the number of every token's block."""
+    """Return ``(N,)`` int64: the block index of every token."""
     lengths = torch.tensor(list(sequence.blocks().values()))
     return torch.arange(len(lengths)).repeat_interleave(lengths)
 
 
 def visible_blocks(sequence: TokenSequence, window: int | None) -> Tensor:
-    """The rule: a block sees the condition, what is remembered of the past frames of its window, coarser scales of its frame and itself.
+    """Return the mask over blocks: a block sees the condition, the past frames in its window, coarser scales of its frame and itself.
 
-    Remembered are all scales, or the history block alone, which in turn does not see the scales of its own frame.
+    Of a past frame it sees all scales, or only the history block, which does not see the scales of its own frame.
 
     Args:
         sequence: The blocks.
-        window: How many past frames a frame sees; all if None.
+        window: Number of past frames that a frame sees; all if None.
 
     Returns:
         ``(S, S)`` bool over blocks, True where the row may attend to the column. The condition sees itself only.
@@ -41,20 +41,20 @@ def visible_blocks(sequence: TokenSequence, window: int | None) -> Tensor:
 
 
 def frame_of_blocks(sequence: TokenSequence) -> Tensor:
-    """``(S,)`` int64: every block's frame, -1 for the condition."""
+    """Return ``(S,)`` int64: the frame of every block, -1 for the condition."""
     return torch.tensor(list(sequence.blocks()))[:, 0]
 
 
 def hide_frames(visible: Tensor, kept: Tensor, frame: Tensor) -> Tensor:
-    """Take from every clip the past frames that its random frame mask hides (paper Eq. 9).
+    """Remove the past frames that each clip's random frame mask hides from a mask over blocks (paper Eq. 9).
 
     Args:
         visible: ``(S, S)`` bool of :func:`visible_blocks`.
-        kept: ``(B, t, t)`` bool, whether a query frame (row) may see a past frame (column).
+        kept: ``(B, t, t)`` bool, True where a query frame (row) may see a past frame (column).
         frame: ``(S,)`` frame of every block.
 
     Returns:
-        ``(B, S, S)`` bool. Condition and own frame always stay visible.
+        ``(B, S, S)`` bool. The condition and a block's own frame always stay visible.
     """
     always = (frame[:, None] == frame[None, :]) | (frame == -1)[None, :] | (frame == -1)[:, None]
     index = frame.clamp(min=0)
@@ -62,7 +62,7 @@ def hide_frames(visible: Tensor, kept: Tensor, frame: Tensor) -> Tensor:
 
 
 def dense(visible: Tensor, block: Tensor) -> Tensor:
-    """From blocks to tokens.
+    """Expand a mask over blocks to a mask over tokens.
 
     Args:
         visible: ``(S, S)`` or ``(B, S, S)`` bool.
@@ -76,10 +76,10 @@ def dense(visible: Tensor, block: Tensor) -> Tensor:
 
 
 class RandomFrameMask:
-    """Hides past frames from a frame at random in training, so that the model does not lean on a history that will drift (paper Eq. 9).
+    """Random masking of past frames in training, so that the model relies less on a history that will drift (paper Eq. 9).
 
     Args:
-        probability: Chance that a past frame is hidden from a query frame, drawn per clip and per query frame (0 to 1).
+        probability: Probability that a past frame is hidden from a query frame, drawn per clip and query frame (0 to 1).
 
     Raises:
         ValueError: If the probability is outside [0, 1].
@@ -91,5 +91,5 @@ class RandomFrameMask:
         self.probability = probability
 
     def draw(self, clips: int, frames: int, device: torch.device) -> Tensor:
-        """``(clips, frames, frames)`` bool: True where the row's frame may see the column's."""
+        """Return ``(clips, frames, frames)`` bool: True where the frame of the row may see the frame of the column."""
         return torch.rand(clips, frames, frames, device=device) >= self.probability

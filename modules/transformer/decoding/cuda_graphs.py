@@ -1,6 +1,6 @@
-"""Steps of decoding as CUDA graphs: hundreds of kernels are launched at once, as small ones take less time than their launches.
+"""Decoding steps as CUDA graphs: hundreds of kernels in one launch, because launching a small kernel takes longer than running it.
 
-Never run on a GPU so far: see ``tests/test_graphs.py``, whose test with the mark ``gpu`` compares it with plain steps.
+Not yet run on a GPU: the test in ``tests/test_graphs.py`` with the mark ``gpu`` compares it with plain steps.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from torch import Tensor
 
 from modules.transformer.decoding.buffers import Step
 
-# Before a recording kernels choose their algorithms and libraries take their memory.
+# Before the capture, kernels select their algorithms and libraries allocate their workspaces.
 WARM_UPS = 3
 
 
 class CudaGraph:
-    """A recorded step; what it is given is copied to where the recorded kernels read.
+    """Captured step; inputs are copied to the buffer from which the captured kernels read.
 
     Args:
-        step: Does the same operations on the same tensors whenever it is called, and may be called any number of times.
-        inputs: Inputs like those to come.
+        step: Performs the same operations on the same tensors on every call, and may be called any number of times.
+        inputs: Example inputs with the shape, dtype and device of later ones.
     """
 
     def __init__(self, step: Step, inputs: Tensor) -> None:
         with torch.inference_mode(False):
             self._inputs = torch.empty_like(inputs)
-        # Weights that autocast has converted and kept are gone after its block; conversions become a part of the graph instead.
+        # Weights cached by autocast are freed at the end of its context, so the conversions are made part of the graph instead.
         mixed = torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False)
         with torch.cuda.device(inputs.device), mixed:
             self._inputs.copy_(inputs)
@@ -44,7 +44,7 @@ class CudaGraph:
             return self._outputs.clone()
 
     def _warm_up(self, step: Step) -> None:
-        """On a stream of its own, as recording asks for."""
+        """Run the step on a side stream, as graph capture requires."""
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
@@ -55,5 +55,5 @@ class CudaGraph:
 
 @lru_cache
 def _pool(device: torch.device) -> Any:
-    """Memory for what all graphs compute on the way. They run one after the other, and each keeps its outputs for itself."""
+    """Return the memory pool shared by all graphs for intermediate results. Graphs run one at a time and keep their own outputs."""
     return torch.cuda.graph_pool_handle()

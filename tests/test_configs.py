@@ -62,7 +62,8 @@ def tasks_of(file: Path) -> list[str]:
         return [task for task, keys in parts.items() if option(file)[0] in keys]
     wanted = set(values.get("model", {}).get("init_args", {}))
     data = values.get("data", {})
-    data = content(file.parent / data) if isinstance(data, str) else data
+    if isinstance(data, str):  # a file, relative to this one
+        data = content((CONFIGS / file).parent.joinpath(data).resolve().relative_to(CONFIGS.resolve()))
     wanted |= SOURCES.get(data.get("class_path"), set())
     return [task for task, model in TASKS.items() if wanted <= set(inspect.signature(model).parameters)]
 
@@ -144,7 +145,7 @@ def check_parameters(file: Path, module: torch.nn.Module) -> None:
 def differences(wanted: Any, found: Any, path: str = "") -> list[str]:
     """What a file says and the composed configuration does not."""
     if isinstance(wanted, dict) and isinstance(found, dict):
-        if "class_path" in found and wanted.keys() <= found["init_args"].keys():  # a file gives only the arguments of a named callback
+        if "init_args" in found and not wanted.keys() & found.keys():  # arguments of a class that the option names
             found = found["init_args"]
         return [line for key, value in wanted.items() for line in differences(value, found.get(key), f"{path}.{key}")]
     if isinstance(wanted, list) and isinstance(found, list | tuple) and len(wanted) == len(found):

@@ -49,6 +49,9 @@ class Case:
     history: str = "all_scales"
 
 
+SLOW = pytest.mark.slow
+PRECISIONS = pytest.mark.parametrize("bf16", [pytest.param(False, id="float32"), pytest.param(True, id="bf16", marks=SLOW)])
+
 CASES = [
     Case(128, 3, Layout(Pyramid.of(8, 8), 3), 2),
     Case(256, 2, Layout(Pyramid.of(4, 4), 2), 4),
@@ -91,8 +94,8 @@ def measured(case: Case, bf16: bool) -> int:
     return allocated(profiler)
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@PRECISIONS
+@pytest.mark.parametrize("case", [CASES[0], *(pytest.param(case, marks=SLOW) for case in CASES[1:])], ids=str)
 def test_memory_is_what_a_training_takes(case: Case, bf16: bool) -> None:
     # Once before, so that indices and masks, which stay for other runs, are not counted.
     measured(case, bf16)
@@ -152,8 +155,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
-@pytest.mark.parametrize("kind", ["alone", "with critics", "with perceptual loss"])
+@PRECISIONS
+@pytest.mark.parametrize("kind", ["alone", *(pytest.param(kind, marks=SLOW) for kind in ("with critics", "with perceptual loss"))])
 def test_memory_of_a_tokenizer_is_what_a_training_takes(kind: str, bf16: bool, backbone: str) -> None:
     perceptual = ["--model.perceptual", "PerceptualLoss", "--model.perceptual.backbone", backbone, "--model.loss.perceptual", "1"]
     args = {"alone": TOKENIZER, "with critics": CRITICS, "with perceptual loss": [*TOKENIZER, *perceptual]}[kind]
@@ -165,7 +168,8 @@ def test_memory_of_a_tokenizer_is_what_a_training_takes(kind: str, bf16: bool, b
     assert memory.kept(batch) == pytest.approx(found - states, rel=0.05)
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@SLOW
+@PRECISIONS
 def test_memory_of_the_critics_own_step(bf16: bool) -> None:
     clip, batch = Clip(5, 32, 32), 3
     of_tokenizer, of_critics = kept_by_tokenizer(partial(training_of, CRITICS), clip, batch, bf16)

@@ -243,7 +243,7 @@ def test_shares_and_copies() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [(("single", 2, 1.0, 0.5), "does not support 2 devices"), (("ddp", 2, 1.0, 1.5), "utilisation"), (("ddp", 0, 1.0, 0.5), "0 dev")],
+    [(("single", 2, 1.0, 0.5), "2 devices do not fit"), (("ddp", 2, 1.0, 1.5), "utilisation"), (("ddp", 0, 1.0, 0.5), "0 dev")],
 )
 def test_impossible_machines_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -7,7 +7,8 @@ from conftest import make_transformer, perturbed
 from modules.geometry import Layout, Pyramid
 from modules.transformer import Execution, RandomFrameMask, VideoARTransformer
 from modules.transformer.attention.flex import TILE, look_up, make_flex
-from modules.transformer.attention.masks import block_of_tokens, dense, frame_of_blocks, hide_frames, visible_blocks
+from modules.transformer.attention.masks import block_of_tokens, dense, frame_of_blocks, visible_blocks
+from modules.transformer.attention.random_frame_mask import hide_frames
 from modules.transformer.sequence import TokenSequence
 
 CPU = torch.device("cpu")

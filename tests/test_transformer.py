@@ -6,7 +6,8 @@ from conftest import count_parameters, make_transformer, perturbed
 
 from modules.geometry import Layout, Pyramid
 from modules.transformer import ClassCondition, PlainRope, RandomFrameMask, TextCondition, VideoARTransformer
-from modules.transformer.attention.masks import block_of_tokens, dense, frame_of_blocks, hide_frames, visible_blocks
+from modules.transformer.attention.masks import block_of_tokens, dense, frame_of_blocks, visible_blocks
+from modules.transformer.attention.random_frame_mask import hide_frames
 from modules.transformer.rope import MultiScaleTemporalRope, prompt_positions, rotate, token_positions
 from modules.transformer.sequence import History, TokenSequence
 

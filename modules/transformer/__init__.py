@@ -1,6 +1,6 @@
 """Tokens to bit logits (paper 4.2)."""
 
-from modules.transformer.attention.masks import RandomFrameMask
+from modules.transformer.attention.random_frame_mask import RandomFrameMask
 from modules.transformer.condition import ClassCondition, Condition, TextCondition
 from modules.transformer.execution import Execution
 from modules.transformer.feature_condition import FeatureCondition

@@ -15,8 +15,9 @@ from modules.geometry import Layout
 from modules.transformer.attention.attention import AttentionFn, BlockContext, Dense
 from modules.transformer.attention.flex import make_flex
 from modules.transformer.attention.kv_cache import KVCache
-from modules.transformer.attention.masks import dense, hide_frames
+from modules.transformer.attention.masks import dense
 from modules.transformer.attention.precomputed import SequenceTensors, dense_attention, flex_attention, make_sequence_tensors
+from modules.transformer.attention.random_frame_mask import hide_frames
 from modules.transformer.block import Block, ModulatedBlock, Modulation, modulate
 from modules.transformer.condition import Condition, Prompt
 from modules.transformer.decoding.buffers import BufferPool, DecodingBuffers, Step, Steps

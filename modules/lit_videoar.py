@@ -36,7 +36,7 @@ from modules.training.fsdp import shard
 from modules.training.optim import WarmupCosine, decay_groups
 from modules.training.precision import check_precision
 from modules.training.seeding import seed_step
-from modules.transformer import RandomFrameMask, VideoARTransformer
+from modules.transformer import RandomFrameMask, VideoARTransformer, check_scales
 
 Batch = VideoBatch | LatentBatch
 
@@ -102,13 +102,15 @@ class LitVideoAR(LightningModule):
                 raise ValueError(f"clips are generated from prompts, which {type(data).__name__} does not have: add -c configs/sample.yaml")
             return
         # Validation clips share one size; training clips may not.
-        self.scores, self.quality = BitScores(self.tokenizer.layout(data.clip), self.tokenizer.bits), FrameQuality()
+        layout = self.tokenizer.layout(data.clip)
+        check_scales(layout)
+        self.scores, self.quality = BitScores(layout, self.tokenizer.bits), FrameQuality()
         if self.weights_source is not None:
             self._check_latents(self.tokenizer.state_dict(), self.weights_source)
         self.generate.check_encoder(data.clip.frames)
         if stage == "fit":
             for clip in data.train_clips:
-                self.tokenizer.layout(clip)
+                check_scales(self.tokenizer.layout(clip))
             self.transformer.condition.learn_names(data.class_names, data.captions)
             if data.changing and self.latent_cache.clips:
                 rank_zero_info("training clips differ on every visit, so latents are not cached in memory")

@@ -143,3 +143,27 @@ def test_walk_sums_the_upsampled_codes_and_shows_each_scale_the_sum_so_far() -> 
     total = coarse_to_fine(pyramid, choose, torch.zeros(1, 8, 4, 4))
     torch.testing.assert_close(total, sum(upsample(code, (4, 4)) for code in codes))
     torch.testing.assert_close(seen[2], downsample(upsample(codes[0], (4, 4)) + upsample(codes[1], (4, 4)), (3, 3)))
+
+
+def test_latents_are_made_in_true_float32_and_flags_are_restored(tokenizer: VideoTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags: list[tuple[bool, bool, bool]] = []
+    encode = tokenizer.encode
+
+    def watched(video: torch.Tensor) -> torch.Tensor:
+        flags.append((cudnn.allow_tf32, matmul.allow_tf32, torch.is_autocast_enabled("cpu")))
+        if len(flags) > 1:
+            raise RuntimeError("stop")
+        return encode(video)
+
+    monkeypatch.setattr(tokenizer, "encode", watched)
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = True
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            tokenizer.encode_for_tokens(torch.zeros(1, 3, 1, 16, 16))
+            with pytest.raises(RuntimeError, match="stop"):
+                tokenizer.encode_for_tokens(torch.zeros(1, 3, 1, 16, 16))
+        assert flags == [(False, False, False)] * 2 and cudnn.allow_tf32 and matmul.allow_tf32
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -5,7 +5,7 @@ import torch
 from conftest import count_parameters, make_transformer, perturbed
 
 from modules.geometry import Layout, Pyramid
-from modules.transformer import ClassCondition, PlainRope, RandomFrameMask, TextCondition, VideoARTransformer
+from modules.transformer import ClassCondition, PlainRope, RandomFrameMask, TextCondition, VideoARTransformer, check_scales
 from modules.transformer.attention.masks import block_of_tokens, dense, frame_of_blocks, visible_blocks
 from modules.transformer.attention.random_frame_mask import hide_frames
 from modules.transformer.rope import MultiScaleTemporalRope, prompt_positions, rotate, token_positions
@@ -239,3 +239,13 @@ def test_without_adaptive_norms_the_condition_still_matters() -> None:
     plain = perturbed(make_transformer(adaptive_norm="none"))
     first, second = plain(torch.randn(1, LAYOUT.tokens, 8).repeat(2, 1, 1), LAYOUT, some_ids(plain))
     assert (first - second).abs().amax() > 1e-3
+
+
+def test_grids_with_more_scales_than_embeddings_are_refused_with_the_numbers() -> None:
+    check_scales(Layout(Pyramid.of(96, 96), 1))  # 16 scales
+    wide = Layout(Pyramid.of(100, 100), 1)
+    with pytest.raises(ValueError, match="a latent grid of 100 x 100 has 17 scales, and the transformer embeds 16"):
+        check_scales(wide)
+    model = make_transformer()
+    with pytest.raises(ValueError, match="17 scales"):
+        model.start_decoding(model.condition(torch.zeros(1, model.condition.length, dtype=torch.long)), wide)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.pixels import to_uint8, to_unit
+from modules.tokenizer.float32 import true_float32
 from modules.tokenizer.streaming import DecoderState, EncoderState
 from modules.tokenizer.tokenizer import VideoTokenizer
 from modules.tokenizer.winograd.conv import winograd_convolutions
@@ -51,7 +52,7 @@ class StreamedReconstruction:
 
     def _reconstruct(self, video: Tensor) -> Tensor:
         """Encode padded frames; return the uint8 frames that are complete."""
-        with torch.autocast(video.device.type, enabled=False):  # half precision would change bits
+        with true_float32(video.device):  # lower precision would change bits
             latent, self._encoder = self.tokenizer.encode_chunk(video, self._encoder)
         if latent.shape[2] == 0:
             return video.new_empty(len(video), 3, 0, *video.shape[3:], dtype=torch.uint8)

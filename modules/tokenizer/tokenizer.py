@@ -16,6 +16,7 @@ from modules.tokenizer.architecture import Architecture
 from modules.tokenizer.decoder import Decoder
 from modules.tokenizer.encoder import Encoder
 from modules.tokenizer.fingerprint import fingerprint_of
+from modules.tokenizer.float32 import true_float32
 from modules.tokenizer.infinity import read_infinity, read_settings
 from modules.tokenizer.inflation import TemporalInit, inflate_state_dict
 from modules.tokenizer.quantizer import Quantized, dequantize, quantize
@@ -227,8 +228,8 @@ class VideoTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode_for_tokens(self, video: Tensor) -> Tensor:
-        """:meth:`encode` in float32 even under autocast, without gradients: half precision would change bits."""
-        with torch.autocast(video.device.type, enabled=False):
+        """:meth:`encode` in true float32, without autocast, TF32 and gradients: lower precision would change bits."""
+        with true_float32(video.device):
             return self.encode(video.float())
 
     def decode(self, latent: Tensor) -> Tensor:

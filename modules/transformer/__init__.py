@@ -5,7 +5,7 @@ from modules.transformer.condition import ClassCondition, Condition, TextConditi
 from modules.transformer.execution import Execution
 from modules.transformer.feature_condition import FeatureCondition
 from modules.transformer.rope import MultiScaleTemporalRope, PlainRope, Rope
-from modules.transformer.transformer import VideoARTransformer
+from modules.transformer.transformer import VideoARTransformer, check_scales
 
 __all__ = [
     "ClassCondition",
@@ -18,4 +18,5 @@ __all__ = [
     "Rope",
     "TextCondition",
     "VideoARTransformer",
+    "check_scales",
 ]

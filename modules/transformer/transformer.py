@@ -239,6 +239,7 @@ class VideoARTransformer(nn.Module):
 
     def _scales(self, layout: Layout) -> Tensor:
         """Return the embeddings of all scales ``(K, C)``, followed by that of the history block if used ``(K + 1, C)``."""
+        check_scales(layout)
         scales = self.scale_embedding.weight[: layout.pyramid.scales]
         return scales if self.history_embedding is None else torch.cat([scales, self.history_embedding[None]])
 
@@ -260,3 +261,13 @@ class VideoARTransformer(nn.Module):
             scale, shift = modulation.head[:, :, None].unbind(dim=1)
             hidden = modulate(hidden, scale, shift)
         return self.head(hidden).float()
+
+
+def check_scales(layout: Layout) -> None:
+    """Raise ``ValueError`` if a latent grid has more scales than the transformer has scale embeddings."""
+    if layout.pyramid.scales > MAX_SCALES:
+        height, width = layout.pyramid.sizes[-1]
+        raise ValueError(
+            f"a latent grid of {height} x {width} has {layout.pyramid.scales} scales, and the transformer embeds {MAX_SCALES}: use smaller "
+            "clips, or a tokenizer with a larger spatial factor"
+        )

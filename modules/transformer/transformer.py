@@ -145,6 +145,7 @@ class VideoARTransformer(nn.Module):
                 frames as that frame has.
             sink: Keep the first frame visible permanently.
         """
+        check_scales(layout)
         past = min(layout.frames - 1, self.window or layout.frames - 1)
         sequence = TokenSequence(layout, prompt.tokens.shape[1], self.history)
         shape, record = (sequence, past, len(prompt.tokens), prompt.tokens.dtype), self.execution.recorder(prompt.tokens.device)

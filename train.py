@@ -16,6 +16,7 @@ from argparse import ArgumentError
 from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
+from lightning import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -77,6 +78,8 @@ class VideoARCLI(LightningCLI):
             "tokenizer: zeros, which starts exactly equal to it, or random.",
         )
         parser.add_lightning_class_args(callbacks.LastCheckpoint, "checkpoint")
+        add_optional_callback(parser, "flip_ratio", callbacks.FlipRatioSchedule)
+        add_optional_callback(parser, "error_inheritance", callbacks.ErrorInheritance)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse a start that cannot work before anything is read or built."""
@@ -86,6 +89,10 @@ class VideoARCLI(LightningCLI):
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
         check_start(self.config["subcommand"], self.config[self.config["subcommand"]])
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback | None]) -> Trainer:
+        """Leave out the named callbacks that are null."""
+        return super()._instantiate_trainer(config, [callback for callback in callbacks if callback is not None])
+
     def after_instantiate_classes(self) -> None:
         """Load the weights before callbacks copy the model and strategies wrap it."""
         config = self.config[self.config["subcommand"]]
@@ -94,6 +101,13 @@ class VideoARCLI(LightningCLI):
             reinitialise = self.config["subcommand"] == "fit"
             rank_zero_info(str(load_weights(self.model, config["init_from"], config["temporal_init"], reinitialise)))
             self.model.weights_source = " and ".join([given] if isinstance(given := config["init_from"], str) else given)
+
+
+def add_optional_callback(parser: LightningArgumentParser, key: str, kind: type[Callback]) -> None:
+    """Add a callback that has a key of its own, so that single values of it can be overridden; null is off, and the default."""
+    summary = (kind.__doc__ or "").strip().splitlines()[0]
+    parser.add_argument(f"--{key}", type=kind | None, default=None, help=f"{summary} null: off. See --{key}.help.")
+    parser.callback_keys.append(key)
 
 
 def main(args: list[str] | None = None) -> VideoARCLI:

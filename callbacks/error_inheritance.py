@@ -1,4 +1,4 @@
-"""Error inheritance from frame to frame, by training step (paper 4.2)."""
+"""Start of error inheritance (paper 4.2, Eq. 8); its formula is in ``modules.autoregression.corruption.BitCorruption.draw_ratios``."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.flip_ratio import require_corruption
+from callbacks.flip_ratio import check_start_step, require_corruption, require_only_one
 
 
 class ErrorInheritance(Callback):
-    """Switches error inheritance on.
+    """Error inheritance from an optimizer step on.
 
     The first scale of every later latent frame then draws its flip ratio between the ratio of the previous frame's last scale and the
     upper end of its own range: in sampling, a frame starts from a history that already contains errors.
 
     Args:
-        start_step: Optimizer step from which errors are inherited; 0 is the paper.
+        start_step: Optimizer step from which errors are inherited (paper: 0).
 
     Raises:
         ValueError: If ``start_step`` is negative.
@@ -28,13 +28,26 @@ class ErrorInheritance(Callback):
         self.start_step = start_step
 
     def value(self, step: int) -> bool:
-        """Return True if errors are inherited at an optimizer step."""
+        """True if errors are inherited at an optimizer step."""
         return step >= self.start_step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ``TypeError`` if the model has no corruption to schedule."""
+        """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if it inherits already or this would never start."""
+        if stage != "fit":
+            return
+        corruption = require_corruption(self, pl_module).corruption
+        require_only_one(self, trainer)
+        check_start_step("error_inheritance.start_step", self.start_step, trainer.max_steps)
+        if corruption.inherit:
+            raise ValueError(
+                "error inheritance is set twice: model.corruption.inherit is true, and the callback ErrorInheritance switches it. Give "
+                "--error_inheritance.start_step alone, or --error_inheritance null"
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the corruption as it was found."""
         if stage == "fit":
-            require_corruption(self, pl_module)
+            require_corruption(self, pl_module).corruption.inherit = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         corruption = require_corruption(self, pl_module).corruption

@@ -169,9 +169,9 @@ def test_where_a_guided_run_has_strength_1_its_bits_are_those_of_no_guidance(tra
 
 def test_guidance_has_the_papers_corners() -> None:
     ucf = Guidance()
-    assert [ucf.weight_at(0, 0), ucf.weight_at(1, 0), ucf.weight_at(0, 1), ucf.weight_at(1, 1), ucf.weight_at(0.5, 0)] == [1, 5, 10, 10, 3]
+    assert [ucf.strength(0, 0), ucf.weight_at(1, 0), ucf.weight_at(0, 1), ucf.weight_at(1, 1), ucf.weight_at(0.5, 0)] == [1, 5, 10, 10, 3]
     text = Guidance(5, 4, 4, 3)
-    assert [text.weight_at(0, 0), text.weight_at(1, 1), text.weight_at(0.5, 0.5)] == [5, 3, 4]
+    assert [text.strength(0, 0), text.weight_at(1, 1), text.weight_at(0.5, 0.5)] == [5, 3, 4]
 
 
 def test_given_frames_are_kept_bit_for_bit(transformer: VideoARTransformer, tokenizer: VideoTokenizer) -> None:

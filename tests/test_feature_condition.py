@@ -155,7 +155,7 @@ def test_weights_know_their_encoder_and_refuse_another(cache: str, tmp_path: Pat
     for mine, ours in zip(prompts(prompts.of_texts(["two dogs"])), condition(condition.of_texts(["two dogs"])), strict=True):
         torch.testing.assert_close(mine, ours)
     other = make_condition(write(tmp_path / "other.safetensors", encoder=FakeEncoder("other")))
-    with pytest.raises(ValueError, match=r"weights were trained with features of both fake \(.*other\.safetensors has those of other \("):
+    with pytest.raises(ValueError, match=r"weights were trained with features of fake \(.*other\.safetensors has those of other \("):
         other.load_state_dict(condition.state_dict())
 
 

@@ -93,5 +93,5 @@ def test_what_is_no_such_run_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"fit\.yaml of .*wide"):
         load(lonely)
     (tmp_path / "fit.yaml").write_text("model: {class_path: modules.LitTokenizer}")
-    with pytest.raises(ValueError, match=r"fit\.yaml is of a tokenizer alone, .* modules\.load_tokenizer loads it"):
+    with pytest.raises(ValueError, match=r"fit\.yaml trains a tokenizer, .* use modules\.load_tokenizer"):
         load(lonely)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,14 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
+Function = TypeVar("Function", bound=Callable)
+
 TILE = 128  # tokens on a side of the tiles that the kernel skips or takes whole; its own default
+
+
+def not_compiled(function: Function) -> Function:
+    """:func:`torch.compiler.disable` that keeps the type of the function."""
+    return cast(Function, torch.compiler.disable(function))
 
 
 class Flex(NamedTuple):
@@ -36,7 +43,7 @@ def _kernel(compiled: bool) -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
 
 
-@torch.compiler.disable
+@not_compiled
 def make_flex(visible: Tensor, block: Tensor) -> Flex:
     """Attention over tokens of the given blocks.
 

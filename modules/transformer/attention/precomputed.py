@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modules.transformer.attention.attention import Dense
-from modules.transformer.attention.flex import Flex, make_flex
+from modules.transformer.attention.flex import Flex, make_flex, not_compiled
 from modules.transformer.attention.masks import MAX_DENSE_TOKENS, block_of_tokens, dense, frame_of_blocks, visible_blocks
 from modules.transformer.rope import Rope
 from modules.transformer.sequence import TokenSequence
@@ -43,20 +43,20 @@ class SequenceTensors(NamedTuple):
 
 # The functions below leave inference mode, since training reuses what validation has cached. They are excluded from compilation, which
 # would otherwise trace them into the graph and recompute their results in every step.
-@torch.compiler.disable
+@not_compiled
 def make_sequence_tensors(sequence: TokenSequence, window: int | None, rope: Rope, device: torch.device) -> SequenceTensors:
     """Return the tensors of a sequence whose frames attend to ``window`` past frames (None: all); cached."""
     return _sequence_tensors(sequence, window, rope, device)
 
 
-@torch.compiler.disable
+@not_compiled
 def dense_attention(sequence: TokenSequence, window: int | None, device: torch.device) -> Dense:
     """Return attention under the dense mask of a sequence, without random frame masks; cached up to ``MAX_DENSE_TOKENS`` tokens."""
     make = _dense_attention if sequence.tokens <= MAX_DENSE_TOKENS else _dense_attention.__wrapped__
     return make(sequence, window, device)
 
 
-@torch.compiler.disable
+@not_compiled
 def flex_attention(sequence: TokenSequence, window: int | None, device: torch.device) -> Flex:
     """Return FlexAttention over a sequence, without random frame masks; cached."""
     return _flex_attention(sequence, window, device)

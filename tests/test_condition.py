@@ -45,6 +45,16 @@ def test_words_are_learned_by_frequency_cut_with_a_warning_and_travel_too() -> N
         TextCondition(8).learn_names([], [])
 
 
+def test_the_pooled_vector_of_a_text_is_the_mean_of_its_own_words() -> None:
+    condition = TextCondition(8, length=64)
+    condition.learn_names([], ["red dog"])
+    ids = condition.of_batch(torch.zeros(2), ["red dog", ""])
+    prompt = condition(ids)
+    torch.testing.assert_close(prompt.pooled[0], prompt.tokens[0, :2].mean(dim=0))
+    torch.testing.assert_close(prompt.pooled[1], condition.null.mean(dim=0))
+    torch.testing.assert_close(condition(torch.full((1, 64), -1)).pooled[0], condition.null.mean(dim=0))
+
+
 def test_no_condition_is_the_same_for_every_clip() -> None:
     condition = TextCondition(8, length=3)
     condition.learn_names([], ["a b"])

@@ -169,6 +169,12 @@ class TextCondition(NamedCondition):
         super().__init__(width, rows=vocabulary + 2, length=length)
         self.vocabulary = vocabulary
 
+    def forward(self, ids: Tensor) -> Prompt:
+        """Return the tokens and the mean over the text's own words; padding would dominate the mean of a short text."""
+        tokens = super().forward(ids).tokens
+        counted = ((ids != self.PADDING) | (ids[:, :1] < 0))[..., None].to(tokens.dtype)
+        return Prompt(tokens, (tokens * counted).sum(dim=1) / counted.sum(dim=1))
+
     def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
         """Keep the vocabulary of the weights and add new words of ``captions`` until the vocabulary is full.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -14,7 +15,8 @@ def true_float32(device: torch.device) -> Iterator[None]:
 
     Latents are made in it: rounded ones near zero get other signs, so cached and freshly encoded bits would differ between devices.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    backends: Any = torch.backends  # its modules do not declare that their flags can be set
+    cudnn, matmul = backends.cudnn, backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32
     cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:

@@ -43,7 +43,7 @@ RESUME = $(if $(wildcard $(@D)/$(LAST)),--ckpt_path last)
 demo: $(RUNS)/7_continued/done ## train everything on moving digits in ten to twenty minutes, then make videos
 	@echo
 	@echo "generated from classes      $(RUNS)/6_samples/samples/contact_sheet.png"
-	@echo "continued from a picture    $(RUNS)/7_continued/samples/contact_sheet.png"
+	@echo "continued from an image     $(RUNS)/7_continued/samples/contact_sheet.png"
 	@echo "videos                      the .mp4 beside them, and .webp to look at; long_*.mp4 are extended to 65 frames"
 	@echo "scores                      $(RUNS)/5_test/report.json and report.png"
 

@@ -33,7 +33,7 @@ for message in (
     # Lightning's own use of torch, which users cannot change.
     ".*LeafSpec.*deprecated",
     # A run over clips that all exist already says so itself, and batch indices are not used.
-    "Total length of `_Share` across ranks is zero|Couldn't infer the batch indices",
+    "Total length of `RankBatches` across ranks is zero|Couldn't infer the batch indices",
     # Recommends checkpoints of the weights before each step; ours hold those after it.
     "Using ModelCheckpoint with manual optimization",
 ):

@@ -7,6 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.flip_ratio import require_corruption, require_only_one
+from modules.autoregression.corruption import Corrupts
 from modules.training.start_steps import check_start_step
 
 
@@ -36,8 +37,8 @@ class ErrorInheritance(Callback):
         """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if it inherits already or ``start_step`` is too late."""
         if stage != "fit":
             return
+        require_only_one(ErrorInheritance, trainer)
         corruption = require_corruption(self, pl_module).corruption
-        require_only_one(self, trainer)
         check_start_step("error_inheritance.start_step", self.start_step, trainer.max_steps)
         if corruption.inherit:
             raise ValueError(
@@ -47,8 +48,8 @@ class ErrorInheritance(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the corruption as it was found."""
-        if stage == "fit":
-            require_corruption(self, pl_module).corruption.inherit = False
+        if stage == "fit" and isinstance(pl_module, Corrupts):
+            pl_module.corruption.inherit = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         corruption = require_corruption(self, pl_module).corruption

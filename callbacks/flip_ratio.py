@@ -77,8 +77,8 @@ class FlipRatioSchedule(Callback):
         """Raises ``TypeError`` if the model has no corruption, ``ValueError`` if its flip ratios are set elsewhere or start too late."""
         if stage != "fit":
             return
+        require_only_one(FlipRatioSchedule, trainer)
         corruption = require_corruption(self, pl_module).corruption
-        require_only_one(self, trainer)
         check_start_step("flip_ratio.start_step", self.start_step, trainer.max_steps)
         if corruption.p_max or corruption.delta:
             raise ValueError(
@@ -118,9 +118,8 @@ def require_corruption(callback: Callback, pl_module: LightningModule) -> Corrup
     return pl_module
 
 
-def require_only_one(callback: Callback, trainer: Trainer) -> None:
-    """Raise ``ValueError`` if the trainer has another callback of this kind, which would overwrite what this one sets."""
-    kind = next(base for base in reversed(type(callback).__mro__) if issubclass(base, Callback) and base is not Callback)
+def require_only_one(kind: type[Callback], trainer: Trainer) -> None:
+    """Raise ``ValueError`` if the trainer has several callbacks of this kind, which would overwrite what each other sets."""
     found = [each for each in trainer.callbacks if isinstance(each, kind)]  # type: ignore[attr-defined]
     if len(found) > 1:
         raise ValueError(f"{len(found)} callbacks {kind.__name__} would overwrite each other: give one")

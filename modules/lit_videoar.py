@@ -146,7 +146,8 @@ class LitVideoAR(LightningModule):
         loss = bit_loss(logits, tokens.targets, self.scale_weights.of_tokens(layout, self.device))
         accuracy = ((logits > 0) == tokens.targets).float().mean()
         self.log_dict({"train/loss": loss, "train/bit_accuracy": accuracy}, prog_bar=True)
-        self.log_dict({f"train/loss/scale{scale}": value for scale, value in enumerate(loss_by_scale(logits, tokens.targets, layout))})
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log_dict({f"train/loss/scale{scale}": value for scale, value in enumerate(loss_by_scale(logits, tokens.targets, layout))})
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

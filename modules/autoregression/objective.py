@@ -17,9 +17,7 @@ def bit_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> 
         targets: ``(B, L, d)`` bool.
         weights: ``(L,)`` weight of every token with a mean of 1 (:class:`modules.autoregression.ScaleWeights`); equal if not given.
     """
-    if weights is None:
-        return F.binary_cross_entropy_with_logits(logits.float(), targets.float())
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), weights[:, None])
+    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), None if weights is None else weights[:, None])
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -36,7 +37,12 @@ class ScaleWeights:
         self.rule = rule
 
     def of_tokens(self, layout: Layout, device: torch.device | None = None) -> Tensor:
-        """Weights ``(L,)`` float32 of a clip's tokens in the order of ``layout``; their mean is 1."""
-        areas = torch.tensor(layout.pyramid.areas, dtype=torch.float64)
-        weights = (areas ** -POWERS[self.rule]).repeat_interleave(areas.long())
-        return (weights / weights.mean()).float().repeat(layout.frames).to(device)
+        """Weights ``(L,)`` float32 of a clip's tokens in the order of ``layout``; their mean is 1. Cached."""
+        return _weights(layout, POWERS[self.rule], device)
+
+
+@lru_cache(32)
+def _weights(layout: Layout, power: float, device: torch.device | None) -> Tensor:
+    areas = torch.tensor(layout.pyramid.areas, dtype=torch.float64)
+    weights = (areas**-power).repeat_interleave(areas.long())
+    return (weights / weights.mean()).float().repeat(layout.frames).to(device)

@@ -172,8 +172,8 @@ class TextCondition(NamedCondition):
     def forward(self, ids: Tensor) -> Prompt:
         """Return the tokens and the mean over the text's own words; padding would dominate the mean of a short text."""
         tokens = super().forward(ids).tokens
-        counted = ((ids != self.PADDING) | (ids[:, :1] < 0))[..., None].to(tokens.dtype)
-        return Prompt(tokens, (tokens * counted).sum(dim=1) / counted.sum(dim=1))
+        counted = ((ids != self.PADDING) | (ids[:, :1] < 0))[..., None]
+        return Prompt(tokens, masked_mean(tokens, counted))
 
     def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
         """Keep the vocabulary of the weights and add new words of ``captions`` until the vocabulary is full.
@@ -207,6 +207,12 @@ class TextCondition(NamedCondition):
 
     def _number(self, word: str) -> int:
         return self.FIRST_WORD + self._places[word] if word in self._places else self.UNKNOWN
+
+
+def masked_mean(tokens: Tensor, counted: Tensor) -> Tensor:
+    """Mean ``(B, C)`` of the tokens ``(B, P, C)`` that are counted, ``(B, P, 1)`` bool, at least one per clip."""
+    weights = counted.to(tokens.dtype)
+    return (tokens * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def words(text: str) -> list[str]:

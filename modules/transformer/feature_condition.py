@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.storage.text_features import EncoderIdentity, FeatureCache
-from modules.transformer.condition import Condition, Prompt, as_bytes, from_bytes
+from modules.transformer.condition import Condition, Prompt, as_bytes, from_bytes, masked_mean
 
 
 class FeatureCondition(Condition):
@@ -47,8 +47,7 @@ class FeatureCondition(Condition):
         absent = ~own[:, :1]
         tokens = torch.where(own, self.project(self.norm(self._features(ids))), self.padding)
         tokens = torch.where(absent, self.null, tokens)
-        counted = (own | absent).to(tokens.dtype)
-        return Prompt(tokens, (tokens * counted).sum(dim=1) / counted.sum(dim=1))
+        return Prompt(tokens, masked_mean(tokens, own | absent))
 
     def learn_names(self, names: Sequence[str], captions: Sequence[str]) -> None:
         """Check that the cache has all captions.

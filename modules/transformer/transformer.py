@@ -113,6 +113,7 @@ class VideoARTransformer(nn.Module):
         Raises:
             ValueError: If ``history="last_scale"`` and ``complete`` is missing.
         """
+        check_scales(layout)
         sequence = TokenSequence(layout, self.condition.length, self.history)
         tensors = make_sequence_tensors(sequence, self.window, self.rope, inputs.device)
         attend = self._attend(sequence, tensors, frame_mask)
@@ -240,7 +241,6 @@ class VideoARTransformer(nn.Module):
 
     def _scales(self, layout: Layout) -> Tensor:
         """Return the embeddings of all scales ``(K, C)``, followed by that of the history block if used ``(K + 1, C)``."""
-        check_scales(layout)
         scales = self.scale_embedding.weight[: layout.pyramid.scales]
         return scales if self.history_embedding is None else torch.cat([scales, self.history_embedding[None]])
 

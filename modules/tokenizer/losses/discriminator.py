@@ -8,6 +8,7 @@ otherwise shrink the feature maps of small frames to nothing.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 
 from einops import rearrange
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 TEMPORAL_LAYERS = 2
 
 
-class PatchDiscriminator(nn.Module):
+class PatchDiscriminator(nn.Module, ABC):
     """Base of both discriminators: strided convolutions, then two without stride, to one logit per patch.
 
     Args:
@@ -36,8 +37,9 @@ class PatchDiscriminator(nn.Module):
         widths = [3, *(channels * min(2**layer, 8) for layer in range(layers + 1)), 1]
         self.network = _stack([self._convolution(*pair, layer, layer < layers) for layer, pair in enumerate(pairwise(widths))])
 
+    @abstractmethod
     def _convolution(self, channels_in: int, channels_out: int, layer: int, strided: bool) -> nn.Conv2d | nn.Conv3d:
-        raise NotImplementedError
+        """Return the convolution of a layer, which halves the size if ``strided``."""
 
     def _check_size(self, video: Tensor) -> None:
         height, width = video.shape[-2:]
